@@ -1,0 +1,102 @@
+//! The one list of what is stored as items, under which keys. In DynamoDB each collection is a table.
+
+use std::fmt;
+
+/// A collection of items.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Collection {
+    /// Entries of the tables' logs. Partition key: table id. Sort key: transaction number.
+    /// Written by `state::log`.
+    Transactions,
+    /// The newest entry of each log. Partition key: table id. Written by `state::log`.
+    Heads,
+    /// Snapshots of table state that were read back and verified. Partition key: table id. Sort key: transaction
+    /// number. Written by `state::snapshot`.
+    Snapshots,
+    /// What became of queued commits where the log does not tell: those that were refused or were so already.
+    /// Partition key: table id. Sort key: commit id. Written by the committer.
+    CommitOutcomes,
+    /// Tables by id, with their properties. Partition key: table id. Written by `tables`.
+    Tables,
+    /// Table ids by name. Partition key: `names`. Sort key: table name. Written by `tables`.
+    TableNames,
+    /// Every event of every run of a job. Partition key: `<kind>|<table id>|<job id>`. Sort key:
+    /// `<4-digit attempt>|<run>|<event>`, and `|<sub-export id>` for events of one part. Written by `tracker`.
+    JobEvents,
+    /// The status of each job. Partition key: job id. Sort key: `<kind>|<table id>`. Written by `tracker`.
+    JobStatus,
+    /// Jobs by the time that they were first seen. Partition key: day, `YYYY-MM-DD`. Sort key:
+    /// `<13-digit epoch milliseconds>|<job id>|<kind>|<table id>`. Written by `tracker`.
+    JobTimes,
+    /// The finished parts of each planned export. Partition key: `<table id>|<export id>|<pin>`. Sort key:
+    /// sub-export id, or `#progress` for their count. Written by `tracker`.
+    ExportParts,
+    /// Up to which transaction the tracker was compared with each log. Partition key: table id. Written by the
+    /// repair.
+    TrackerRepairs,
+}
+
+impl Collection {
+    /// Every collection.
+    pub const ALL: [Self; 11] = [
+        Self::Transactions,
+        Self::Heads,
+        Self::Snapshots,
+        Self::CommitOutcomes,
+        Self::Tables,
+        Self::TableNames,
+        Self::JobEvents,
+        Self::JobStatus,
+        Self::JobTimes,
+        Self::ExportParts,
+        Self::TrackerRepairs,
+    ];
+
+    /// The name: of the DynamoDB table after `dormouse-<instance>-`, and of the SQLite rows.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Transactions => "transactions",
+            Self::Heads => "heads",
+            Self::Snapshots => "snapshots",
+            Self::CommitOutcomes => "commit-outcomes",
+            Self::Tables => "tables",
+            Self::TableNames => "table-names",
+            Self::JobEvents => "job-events",
+            Self::JobStatus => "job-status",
+            Self::JobTimes => "job-times",
+            Self::ExportParts => "export-parts",
+            Self::TrackerRepairs => "tracker-repairs",
+        }
+    }
+
+    /// What its sort keys are.
+    pub fn sort_kind(self) -> SortKind {
+        match self {
+            Self::Heads | Self::Tables | Self::TrackerRepairs => SortKind::None,
+            Self::Transactions | Self::Snapshots => SortKind::Number,
+            Self::CommitOutcomes
+            | Self::TableNames
+            | Self::JobEvents
+            | Self::JobStatus
+            | Self::JobTimes
+            | Self::ExportParts => SortKind::Text,
+        }
+    }
+}
+
+impl fmt::Display for Collection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What the sort keys of a collection are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SortKind {
+    /// There are none: one item a partition key.
+    None,
+    /// Numbers.
+    Number,
+    /// Text.
+    Text,
+}

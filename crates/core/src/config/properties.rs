@@ -1,0 +1,152 @@
+//! The list of properties.
+
+use std::fmt::Write as _;
+
+/// What a property is set for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// An instance.
+    Instance,
+    /// A table; set for the instance, it is the default of all tables.
+    Table,
+}
+
+/// What values a property takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A whole number.
+    Count,
+    /// A number of bytes, with an optional suffix K, M, G or T (powers of 1024).
+    Bytes,
+    /// A number of the time unit that ends the name: `.seconds`, `.minutes`, `.hours` or `.days`; may have a
+    /// fraction.
+    Time,
+    /// As [`Kind::Time`], and not less than 0.1 seconds.
+    Period,
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// Directories, separated by commas.
+    Directories,
+}
+
+/// A property.
+#[derive(Clone, Copy, Debug)]
+pub struct Property {
+    /// The name after `dormouse.`.
+    pub name: &'static str,
+    /// What it is set for.
+    pub scope: Scope,
+    /// What values it takes.
+    pub kind: Kind,
+    /// The value when it is not set.
+    pub default: &'static str,
+    /// What it does.
+    pub doc: &'static str,
+}
+
+macro_rules! properties {
+    ($($constant:ident = $name:literal, $scope:ident, $kind:expr, $default:literal, $doc:literal;)*) => {
+        $(pub(super) const $constant: Property = Property {
+            name: $name,
+            scope: Scope::$scope,
+            kind: $kind,
+            default: $default,
+            doc: $doc,
+        };)*
+
+        /// Every property.
+        pub const PROPERTIES: &[Property] = &[$($constant),*];
+    };
+}
+
+properties! {
+    QUEUE_VISIBILITY = "queue.visibility.timeout.seconds", Instance, Kind::Period, "30",
+        "How long a received message stays hidden unless its worker extends it. Workers extend at a third of it, \
+         so a job may run much longer; after a crash its message is delivered again when this time is over.";
+    QUEUE_MAX_ATTEMPTS = "queue.max.attempts", Instance, Kind::Count, "5",
+        "How often a message is delivered before it moves to the dead letters.";
+    WORKER_DRAIN = "worker.drain.seconds", Instance, Kind::Time, "25",
+        "How long a worker that is asked to stop lets its jobs finish before it gives their messages back.";
+    INGEST_CONCURRENCY = "ingest.concurrency", Instance, Kind::Count, "2",
+        "How many ingest jobs one process runs at a time. They share `memory.bytes`; a job large enough to need \
+         all of it runs alone.";
+    EXPORT_CONCURRENCY = "export.concurrency", Instance, Kind::Count, "2",
+        "How many leaves one process exports at a time.";
+    INGEST_DIRECTORIES = "ingest.file.directories", Instance, Kind::Directories, "/",
+        "Directories below which `file://` inputs may be read.";
+    MEMORY = "memory.bytes", Instance, Kind::Bytes, "1G",
+        "How many bytes of rows one process holds before it spills them to disk.";
+    THREADS = "threads", Instance, Kind::Count, "0",
+        "How many threads one job computes on; 0 takes all cores.";
+    SNAPSHOT_PERIOD = "statestore.snapshot.period.seconds", Instance, Kind::Period, "60",
+        "How often `serve` looks for tables that need a snapshot, and cuts logs.";
+    GC_PERIOD = "gc.period.minutes", Instance, Kind::Period, "15",
+        "How often `serve` collects garbage.";
+    GC_ORPHAN_AGE = "gc.orphan.age.hours", Instance, Kind::Time, "24",
+        "How old an object that no state knows must be before it is swept. Longer than the longest job, or jobs \
+         run in vain: their commit is refused when their files are gone.";
+    TRACKER_REPAIR_PERIOD = "tracker.repair.period.seconds", Instance, Kind::Period, "20",
+        "How often `serve` compares the tracker with the logs and the dead letters.";
+    JOB_STATUS_TTL = "job.status.ttl.days", Instance, Kind::Period, "7",
+        "How long the tracker keeps a job after its last event.";
+    EXPORT_PIN = "export.pin.hours", Instance, Kind::Period, "24",
+        "How long an export may take. The files that it reads are kept so long.";
+    FILE_TARGET = "table.ingest.file.target.bytes", Table, Kind::Bytes, "8M",
+        "Ingest puts the rows of consecutive leaves into one file until it holds so many bytes, as they are in \
+         memory. Jobs with more than that for a leaf give it a file of its own.";
+    COMMIT_MODE = "table.commit.mode", Table, Kind::Word(&["direct", "queued"]), "direct",
+        "`direct`: workers append to the log themselves. `queued`: they send commits to the ordered queue \
+         `commit`, and a committer appends what it receives.";
+    HISTORY_RETENTION = "table.state.history.retention.hours", Table, Kind::Time, "168",
+        "How long past states can be read.";
+    SNAPSHOT_MIN_TRANSACTIONS = "table.statestore.snapshot.min.transactions", Table, Kind::Count, "100",
+        "How many transactions since the last snapshot make a new one worth its while.";
+    GC_DELAY = "table.gc.delay.minutes", Table, Kind::Time, "15",
+        "How long a file stays after the last state that is kept refers to it.";
+}
+
+/// The reference page of all properties, as Markdown.
+pub fn reference_page() -> String {
+    let mut page = String::from(
+        "# Properties\n\n\
+         Set for an instance in `instance.properties` in its data directory or in the environment \
+         (`dormouse.gc.period.minutes` is `DORMOUSE_GC_PERIOD_MINUTES`), for a table with \
+         `dormouse table create --set KEY=VALUE`. A table property that is set for the instance is the default \
+         of its tables. Every key may also be written with Sleeper's prefix, `sleeper.`.\n\n\
+         Sizes take a suffix K, M, G or T; times may have a fraction.\n",
+    );
+    for (scope, title) in [(Scope::Instance, "Instance"), (Scope::Table, "Table")] {
+        let _ = write!(
+            page,
+            "\n## {title}\n\n| Key | Default | What it does |\n|---|---|---|\n"
+        );
+        for property in PROPERTIES.iter().filter(|property| property.scope == scope) {
+            let _ = writeln!(
+                page,
+                "| `dormouse.{}` | `{}` | {} |",
+                property.name, property.default, property.doc
+            );
+        }
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The committed page is written anew when `DORMOUSE_UPDATE` is set: see `scripts/gen-reference`.
+    #[test]
+    fn the_reference_page_is_current() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/properties.md");
+        if std::env::var_os("DORMOUSE_UPDATE").is_some() {
+            std::fs::write(path, reference_page()).unwrap();
+        }
+        let committed = std::fs::read_to_string(path).unwrap_or_default();
+        assert_eq!(
+            committed,
+            reference_page(),
+            "run scripts/gen-reference and commit {path}"
+        );
+    }
+}

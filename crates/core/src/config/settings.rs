@@ -1,0 +1,354 @@
+//! Finding and checking values.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use super::properties::{self as keys, Kind, PROPERTIES, Property, Scope};
+use crate::error::{Error, Result};
+
+/// How a table's commits reach its log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommitMode {
+    /// The worker appends.
+    Direct,
+    /// The worker sends the commit to the queue `commit`, and a committer appends.
+    Queued,
+}
+
+/// The properties of an instance, checked.
+#[derive(Clone, Debug, Default)]
+pub struct InstanceSettings {
+    values: BTreeMap<String, String>,
+}
+
+/// The properties of a table over those of its instance, checked.
+#[derive(Clone, Debug)]
+pub struct TableSettings {
+    values: BTreeMap<String, String>,
+}
+
+fn strip_prefix(key: &str) -> &str {
+    key.strip_prefix("dormouse.")
+        .or_else(|| key.strip_prefix("sleeper."))
+        .unwrap_or(key)
+}
+
+fn find(key: &str, scope: Option<Scope>) -> Result<&'static Property> {
+    let name = strip_prefix(key);
+    let fits = |property: &&Property| scope.is_none_or(|scope| property.scope == scope);
+    if let Some(property) = PROPERTIES
+        .iter()
+        .filter(fits)
+        .find(|property| property.name == name)
+    {
+        return Ok(property);
+    }
+    let nearest = PROPERTIES
+        .iter()
+        .filter(fits)
+        .map(|property| (strsim::damerau_levenshtein(property.name, name), property.name))
+        .min()
+        .map(|(_, name)| format!("; the nearest is \"dormouse.{name}\""))
+        .unwrap_or_default();
+    let what = if scope == Some(Scope::Table) {
+        "table property"
+    } else {
+        "property"
+    };
+    Err(Error::invalid(format!("there is no {what} \"{key}\"{nearest}")))
+}
+
+fn check(property: &Property, value: &str) -> Result<()> {
+    let wrong = |right: &str| {
+        Error::invalid(format!(
+            "property \"dormouse.{}\" is \"{value}\"; it must be {right}",
+            property.name
+        ))
+    };
+    match property.kind {
+        Kind::Count => value
+            .parse::<u64>()
+            .map(|_| ())
+            .map_err(|_| wrong("a whole number")),
+        Kind::Bytes => parse_bytes(value)
+            .map(|_| ())
+            .ok_or_else(|| wrong("a number of bytes, such as 512M or 2G")),
+        Kind::Period => match parse_number(value).map(|number| number * seconds_of(property)) {
+            Some(seconds) if seconds >= 0.1 => Ok(()),
+            _ => Err(wrong("a number that makes at least 0.1 seconds")),
+        },
+        Kind::Time => parse_number(value)
+            .map(|_| ())
+            .ok_or_else(|| wrong("a number that is not negative")),
+        Kind::Word(words) if words.contains(&value) => Ok(()),
+        Kind::Word(words) => Err(wrong(&format!("one of {}", words.join(", ")))),
+        Kind::Directories => match value.split(',').find(|path| !path.trim().starts_with('/')) {
+            Some(_) if !value.is_empty() => Err(wrong("absolute paths, separated by commas")),
+            _ => Ok(()),
+        },
+    }
+}
+
+fn parse_number(value: &str) -> Option<f64> {
+    value
+        .parse::<f64>()
+        .ok()
+        .filter(|number| number.is_finite() && (0.0..1e12).contains(number))
+}
+
+fn parse_bytes(value: &str) -> Option<u64> {
+    let (digits, shift) = match value.char_indices().last()? {
+        (at, 'K' | 'k') => (&value[..at], 10),
+        (at, 'M' | 'm') => (&value[..at], 20),
+        (at, 'G' | 'g') => (&value[..at], 30),
+        (at, 'T' | 't') => (&value[..at], 40),
+        _ => (value, 0),
+    };
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+fn checked(
+    pairs: impl IntoIterator<Item = (String, String)>,
+    scope: Option<Scope>,
+) -> Result<BTreeMap<String, String>> {
+    let mut values = BTreeMap::new();
+    for (key, value) in pairs {
+        let property = find(&key, scope)?;
+        let value = value.trim().to_owned();
+        check(property, &value)?;
+        values.insert(property.name.to_owned(), value);
+    }
+    Ok(values)
+}
+
+fn value<'a>(values: &'a BTreeMap<String, String>, property: &Property) -> &'a str {
+    values.get(property.name).map_or(property.default, String::as_str)
+}
+
+fn count(values: &BTreeMap<String, String>, property: &Property) -> u64 {
+    value(values, property).parse().unwrap_or_default()
+}
+
+fn bytes(values: &BTreeMap<String, String>, property: &Property) -> u64 {
+    parse_bytes(value(values, property)).unwrap_or_default()
+}
+
+fn time(values: &BTreeMap<String, String>, property: &Property) -> Duration {
+    let number = parse_number(value(values, property)).unwrap_or_default();
+    Duration::from_secs_f64(number * seconds_of(property))
+}
+
+/// How many seconds the unit has that ends a property's name.
+fn seconds_of(property: &Property) -> f64 {
+    match property.name.rsplit('.').next() {
+        Some("minutes") => 60.0,
+        Some("hours") => 3600.0,
+        Some("days") => 86400.0,
+        _ => 1.0,
+    }
+}
+
+macro_rules! getters {
+    ($($(#[$doc:meta])* $name:ident: $read:ident($property:ident) -> $type:ty;)*) => {
+        $($(#[$doc])* pub fn $name(&self) -> $type {
+            $read(&self.values, &keys::$property)
+        })*
+    };
+}
+
+impl InstanceSettings {
+    /// Reads properties text (`key=value` lines, `#` comments) and the environment, which wins.
+    ///
+    /// Environment variables that are not properties are passed over: others own names that begin alike.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the line or variable, what is wrong, and the nearest known key.
+    pub fn read(text: &str, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self> {
+        let mut pairs = Vec::new();
+        for (number, line) in text.lines().enumerate() {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with(['#', '!']) {
+                continue;
+            }
+            let Some((key, value)) = line.split_once(['=', ':']) else {
+                return Err(Error::invalid(format!(
+                    "line {} of instance.properties is \"{line}\"; it must be KEY=VALUE",
+                    number + 1
+                )));
+            };
+            let pair = [(key.trim().to_owned(), value.trim().to_owned())];
+            checked(pair.clone(), None).map_err(|error| {
+                error.context(format!("line {} of instance.properties is wrong", number + 1))
+            })?;
+            pairs.extend(pair);
+        }
+        let environment: BTreeMap<String, String> = environment.into_iter().collect();
+        for property in PROPERTIES {
+            let variable = format!("DORMOUSE_{}", property.name.replace('.', "_").to_uppercase());
+            if let Some(value) = environment.get(&variable) {
+                check(property, value.trim())
+                    .map_err(|error| error.context(format!("environment variable {variable} is wrong")))?;
+                pairs.push((property.name.to_owned(), value.clone()));
+            }
+        }
+        Ok(Self {
+            values: checked(pairs, None)?,
+        })
+    }
+
+    /// The settings of a table that has these properties of its own.
+    ///
+    /// # Errors
+    /// `Invalid` as [`TableSettings::check`].
+    pub fn for_table(&self, properties: &BTreeMap<String, String>) -> Result<TableSettings> {
+        let mut values = self.values.clone();
+        values.extend(checked(properties.clone(), Some(Scope::Table))?);
+        Ok(TableSettings { values })
+    }
+
+    getters! {
+        /// How long a received message stays hidden.
+        queue_visibility: time(QUEUE_VISIBILITY) -> Duration;
+        /// How long a stopping worker lets jobs finish.
+        worker_drain: time(WORKER_DRAIN) -> Duration;
+        /// How many bytes of rows a process holds.
+        memory_bytes: bytes(MEMORY) -> u64;
+        /// How often snapshots are looked after.
+        snapshot_period: time(SNAPSHOT_PERIOD) -> Duration;
+        /// How often garbage is collected.
+        gc_period: time(GC_PERIOD) -> Duration;
+        /// How old an orphan must be to be swept.
+        orphan_age: time(GC_ORPHAN_AGE) -> Duration;
+        /// How often the tracker is repaired.
+        tracker_repair_period: time(TRACKER_REPAIR_PERIOD) -> Duration;
+        /// How long the tracker keeps a job.
+        job_status_ttl: time(JOB_STATUS_TTL) -> Duration;
+        /// How long an export may take.
+        export_pin: time(EXPORT_PIN) -> Duration;
+    }
+
+    /// How often a message is delivered; at least once.
+    pub fn queue_max_attempts(&self) -> u32 {
+        u32::try_from(count(&self.values, &keys::QUEUE_MAX_ATTEMPTS))
+            .unwrap_or(u32::MAX)
+            .max(1)
+    }
+
+    /// How many ingest jobs a process runs at a time; at least one.
+    pub fn ingest_concurrency(&self) -> usize {
+        (count(&self.values, &keys::INGEST_CONCURRENCY) as usize).max(1)
+    }
+
+    /// How many leaves a process exports at a time; at least one.
+    pub fn export_concurrency(&self) -> usize {
+        (count(&self.values, &keys::EXPORT_CONCURRENCY) as usize).max(1)
+    }
+
+    /// How many threads a job computes on; none takes all cores.
+    pub fn threads(&self) -> Option<usize> {
+        Some(count(&self.values, &keys::THREADS) as usize).filter(|threads| *threads > 0)
+    }
+
+    /// Directories below which `file://` inputs may be read.
+    pub fn ingest_directories(&self) -> Vec<PathBuf> {
+        let text = value(&self.values, &keys::INGEST_DIRECTORIES);
+        text.split(',')
+            .map(str::trim)
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from)
+            .collect()
+    }
+}
+
+impl TableSettings {
+    /// Checks the properties of a table.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the key, what is wrong, and the nearest known one.
+    pub fn check(properties: &BTreeMap<String, String>) -> Result<()> {
+        checked(properties.clone(), Some(Scope::Table)).map(|_| ())
+    }
+
+    getters! {
+        /// About how many bytes ingest puts into a file of several leaves.
+        file_target_bytes: bytes(FILE_TARGET) -> u64;
+        /// How long past states can be read.
+        history_retention: time(HISTORY_RETENTION) -> Duration;
+        /// How many transactions make a new snapshot worth its while.
+        snapshot_min_transactions: count(SNAPSHOT_MIN_TRANSACTIONS) -> u64;
+        /// How long a file stays after the last state that is kept refers to it.
+        gc_delay: time(GC_DELAY) -> Duration;
+    }
+
+    /// How commits reach the log.
+    pub fn commit_mode(&self) -> CommitMode {
+        match value(&self.values, &keys::COMMIT_MODE) {
+            "queued" => CommitMode::Queued,
+            _ => CommitMode::Direct,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sleeper_and_dormouse_prefixes_are_read_and_the_environment_wins() {
+        let text = "# comment\nsleeper.gc.period.minutes=5\ndormouse.memory.bytes = 512M\n";
+        let environment = [("DORMOUSE_MEMORY_BYTES".to_owned(), "1G".to_owned())];
+        let settings = InstanceSettings::read(text, environment).unwrap();
+        assert_eq!(settings.gc_period(), Duration::from_secs(300));
+        assert_eq!(settings.memory_bytes(), 1 << 30);
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_line_and_the_nearest_known_one() {
+        let error = InstanceSettings::read("\ndormouse.gc.perid.minutes=5", []).unwrap_err();
+        let report = error.report();
+        assert!(
+            report.contains("line 2") && report.contains("dormouse.gc.period.minutes"),
+            "{report}"
+        );
+    }
+
+    #[test]
+    fn a_malformed_value_is_refused_with_what_would_be_right() {
+        let error = InstanceSettings::read("dormouse.memory.bytes=lots", []).unwrap_err();
+        assert!(error.report().contains("such as 512M"), "{}", error.report());
+        let properties = BTreeMap::from([("table.commit.mode".to_owned(), "later".to_owned())]);
+        let error = TableSettings::check(&properties).unwrap_err();
+        assert!(error.to_string().contains("direct, queued"), "{error}");
+    }
+
+    #[test]
+    fn a_period_of_nothing_is_refused() {
+        let error = InstanceSettings::read("dormouse.gc.period.minutes=0", []).unwrap_err();
+        assert!(
+            error.report().contains("at least 0.1 seconds"),
+            "{}",
+            error.report()
+        );
+        assert!(InstanceSettings::read("dormouse.gc.period.minutes=0.01", []).is_ok());
+    }
+
+    #[test]
+    fn every_default_is_a_value_that_its_property_takes() {
+        for property in PROPERTIES {
+            check(property, property.default).unwrap();
+        }
+    }
+
+    #[test]
+    fn table_properties_win_over_the_instance() {
+        let instance = InstanceSettings::read("table.gc.delay.minutes=30", []).unwrap();
+        let own = BTreeMap::from([("dormouse.table.gc.delay.minutes".to_owned(), "0.5".to_owned())]);
+        assert_eq!(
+            instance.for_table(&own).unwrap().gc_delay(),
+            Duration::from_secs(30)
+        );
+        assert_eq!(
+            instance.for_table(&BTreeMap::new()).unwrap().gc_delay(),
+            Duration::from_secs(1800)
+        );
+    }
+}

@@ -1,0 +1,23 @@
+//! The ports: what Dormouse needs from the world. To run on another cloud, implement these.
+//!
+//! Each contract is in the documentation of its trait, and in code as a conformance suite
+//! (`testing::suites`, feature `testing`) that every adapter must pass. Objects go through the `object_store`
+//! crate's own trait; [`Buckets`] opens them.
+
+#![deny(missing_docs)]
+
+pub mod buckets;
+pub mod clock;
+pub mod ids;
+pub mod item_store;
+pub mod queue;
+pub mod row_engine;
+pub mod server_side_copy;
+
+pub use buckets::{AbandonedUploads, Bucket, Buckets};
+pub use clock::{Clock, SystemClock};
+pub use ids::{Ids, SystemIds};
+pub use item_store::{Attributes, Condition, Item, ItemKey, ItemStore, Order, Range, Sort, Value, Write};
+pub use queue::{Delivery, Message, Queue, QueueDepth, QueueName, QueueSettings, Receipt, StoredMessage};
+pub use row_engine::{ExportInput, ExportSpec, ExportedFile, IngestSpec, InputObject, Progress, RowEngine};
+pub use server_side_copy::{CopyReceipt, ServerSideCopy};

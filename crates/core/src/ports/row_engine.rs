@@ -1,0 +1,153 @@
+//! Rows: everything that reads, sorts, merges and writes them.
+
+use std::{
+    fmt::Debug,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use object_store::{ObjectStore, path::Path};
+
+use crate::{
+    error::Result,
+    file::{Checksum, DataFile, RowDigest},
+    ids::TableId,
+    key::KeyRange,
+    partition::Leaf,
+    schema::Schema,
+};
+
+/// Sorts, merges and writes rows.
+///
+/// An engine writes new objects only, never state, and never deletes. Dropping a call's future stops its work
+/// soon; what it had written stays behind as orphans. Damaged input ends in an error, never in a panic.
+#[async_trait]
+pub trait RowEngine: Debug + Send + Sync {
+    /// Reads all inputs, sorts their rows and writes them as data files cut at the leaves.
+    ///
+    /// Every row of every input is in exactly one file, or the call fails. The files' key ranges do not overlap.
+    /// No file is returned for no rows.
+    ///
+    /// # Errors
+    /// `Invalid`, with file, column and row, when an input does not fit the schema or cannot be read as Parquet.
+    async fn ingest(&self, spec: IngestSpec, progress: Arc<Progress>) -> Result<Vec<DataFile>>;
+
+    /// Merges the rows of one leaf from sorted files into one sorted file, written over whatever is at the
+    /// output path. The same inputs give the same bytes.
+    ///
+    /// A leaf without rows gives a file without rows.
+    ///
+    /// # Errors
+    /// `Corrupt` when an input's bytes, rows or digest are not what the state says.
+    async fn export(&self, spec: ExportSpec, progress: Arc<Progress>) -> Result<ExportedFile>;
+}
+
+/// What to ingest.
+#[derive(Clone, Debug)]
+pub struct IngestSpec {
+    /// The table; names the files' prefix.
+    pub table: TableId,
+    /// The table's columns.
+    pub schema: Arc<Schema>,
+    /// The leaves in key order; they cover the key space.
+    pub leaves: Vec<Leaf>,
+    /// The Parquet objects to read.
+    pub inputs: Vec<InputObject>,
+    /// Where to write: the table-data bucket.
+    pub output: Arc<dyn ObjectStore>,
+    /// A file takes consecutive whole leaves until it holds about so many bytes.
+    pub target_file_bytes: u64,
+}
+
+/// A Parquet object to ingest.
+#[derive(Clone, Debug)]
+pub struct InputObject {
+    /// The name for messages, as the sender wrote it.
+    pub name: String,
+    /// The store that holds it.
+    pub store: Arc<dyn ObjectStore>,
+    /// Its path in the store.
+    pub path: Path,
+    /// Its size when the job was accepted.
+    pub bytes: u64,
+    /// Its version when the job was accepted: another version is refused.
+    pub e_tag: Option<String>,
+}
+
+/// What to export: one leaf.
+#[derive(Clone, Debug)]
+pub struct ExportSpec {
+    /// The table's columns.
+    pub schema: Arc<Schema>,
+    /// The leaf; rows beyond its bounds are left out.
+    pub leaf: Leaf,
+    /// Data files in a fixed order: rows of equal keys keep it.
+    pub inputs: Vec<ExportInput>,
+    /// Where to write.
+    pub output: Arc<dyn ObjectStore>,
+    /// The object to write.
+    pub output_path: Path,
+}
+
+/// A data file with rows of the leaf.
+#[derive(Clone, Debug)]
+pub struct ExportInput {
+    /// The store that holds it.
+    pub store: Arc<dyn ObjectStore>,
+    /// Its path in the store.
+    pub path: Path,
+    /// The object's size.
+    pub bytes: u64,
+    /// CRC-64/NVME of the object.
+    pub checksum: Checksum,
+    /// How many of its rows are in the leaf and their digest, where the state knows exactly. Where it does not,
+    /// the whole object is checked against `checksum`.
+    pub exact: Option<(u64, RowDigest)>,
+}
+
+/// A finished export of one leaf.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExportedFile {
+    /// How many rows.
+    pub rows: u64,
+    /// The object's size.
+    pub bytes: u64,
+    /// CRC-64/NVME of the object.
+    pub checksum: Checksum,
+    /// The digest of all rows.
+    pub digest: RowDigest,
+    /// The smallest and the largest row key; none without rows.
+    pub range: Option<KeyRange>,
+}
+
+/// Rows done so far, for people who wait.
+#[derive(Debug, Default)]
+pub struct Progress {
+    read: AtomicU64,
+    written: AtomicU64,
+}
+
+impl Progress {
+    /// Counts rows that were read.
+    pub fn add_read(&self, rows: u64) {
+        self.read.fetch_add(rows, Ordering::Relaxed);
+    }
+
+    /// Counts rows that were written.
+    pub fn add_written(&self, rows: u64) {
+        self.written.fetch_add(rows, Ordering::Relaxed);
+    }
+
+    /// Rows read so far.
+    pub fn read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+
+    /// Rows written so far.
+    pub fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+}

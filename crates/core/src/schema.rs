@@ -1,0 +1,259 @@
+//! A table's schema: row key columns, then sort key columns, then value columns.
+
+mod sleeper;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::{Error, Result},
+    key::{Key, KeyValue},
+};
+
+pub use sleeper::from_sleeper_json;
+
+/// The columns of a table. Rows are sorted by the row key columns, then the sort key columns.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "UncheckedSchema")]
+pub struct Schema {
+    row_key: Vec<Column>,
+    sort_key: Vec<Column>,
+    values: Vec<Column>,
+}
+
+#[derive(Deserialize)]
+struct UncheckedSchema {
+    row_key: Vec<Column>,
+    sort_key: Vec<Column>,
+    values: Vec<Column>,
+}
+
+impl TryFrom<UncheckedSchema> for Schema {
+    type Error = Error;
+    fn try_from(unchecked: UncheckedSchema) -> Result<Self> {
+        Self::new(unchecked.row_key, unchecked.sort_key, unchecked.values)
+    }
+}
+
+/// A named, typed column or nested field.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Column {
+    /// The name, unique in its schema.
+    pub name: String,
+    /// The type.
+    #[serde(rename = "type")]
+    pub data_type: DataType,
+    /// Whether nulls are allowed; never in a key column.
+    pub nullable: bool,
+}
+
+impl Column {
+    /// A column that allows no nulls.
+    pub fn required(name: impl Into<String>, data_type: DataType) -> Self {
+        Self {
+            name: name.into(),
+            data_type,
+            nullable: false,
+        }
+    }
+
+    /// A column that allows nulls.
+    pub fn nullable(name: impl Into<String>, data_type: DataType) -> Self {
+        Self {
+            name: name.into(),
+            data_type,
+            nullable: true,
+        }
+    }
+}
+
+/// The unit of a time type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum TimeUnit {
+    Second,
+    Millisecond,
+    Microsecond,
+    Nanosecond,
+}
+
+/// The type of a column, named as in Arrow. Text, bytes and lists have one form each: the views, large and
+/// dictionary forms of Arrow are read into it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the names are Arrow's")]
+pub enum DataType {
+    Boolean,
+    Int8,
+    Int16,
+    Int32,
+    Int64,
+    UInt8,
+    UInt16,
+    UInt32,
+    UInt64,
+    Float16,
+    Float32,
+    Float64,
+    Utf8,
+    Binary,
+    FixedSizeBinary(i32),
+    Date32,
+    Date64,
+    Time32(TimeUnit),
+    Time64(TimeUnit),
+    Timestamp {
+        unit: TimeUnit,
+        timezone: Option<String>,
+    },
+    Duration(TimeUnit),
+    Decimal128 {
+        precision: u8,
+        scale: i8,
+    },
+    Decimal256 {
+        precision: u8,
+        scale: i8,
+    },
+    List(Box<Column>),
+    Struct(Vec<Column>),
+    /// Keys are never null.
+    Map {
+        key: Box<Column>,
+        value: Box<Column>,
+    },
+}
+
+impl DataType {
+    /// Whether a row key or sort key column may have this type.
+    pub fn is_key_type(&self) -> bool {
+        matches!(
+            self,
+            Self::Int32 | Self::Int64 | Self::Utf8 | Self::Binary | Self::Date32 | Self::Timestamp { .. }
+        )
+    }
+
+    /// Whether a value of a key column of this type has this variant.
+    pub fn holds(&self, value: &KeyValue) -> bool {
+        matches!(
+            (self, value),
+            (Self::Int32, KeyValue::Int32(_))
+                | (Self::Int64, KeyValue::Int64(_))
+                | (Self::Utf8, KeyValue::Utf8(_))
+                | (Self::Binary, KeyValue::Binary(_))
+                | (Self::Date32, KeyValue::Date32(_))
+                | (Self::Timestamp { .. }, KeyValue::Timestamp(_))
+        )
+    }
+}
+
+impl Schema {
+    /// Checks and makes a schema.
+    ///
+    /// # Errors
+    /// `Invalid` when there is no row key, a key column is nullable or of a type that cannot be a key, or a name
+    /// is empty or used twice.
+    pub fn new(row_key: Vec<Column>, sort_key: Vec<Column>, values: Vec<Column>) -> Result<Self> {
+        if row_key.is_empty() {
+            return Err(Error::invalid("a schema needs at least one row key column"));
+        }
+        for column in row_key.iter().chain(&sort_key) {
+            if !column.data_type.is_key_type() {
+                return Err(Error::invalid(format!(
+                    "key column \"{}\" has type {:?}; a key may be Int32, Int64, Utf8, Binary, Date32 or Timestamp",
+                    column.name, column.data_type
+                )));
+            }
+            if column.nullable {
+                return Err(Error::invalid(format!(
+                    "key column \"{}\" may not be nullable",
+                    column.name
+                )));
+            }
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        for column in row_key.iter().chain(&sort_key).chain(&values) {
+            if column.name.is_empty() {
+                return Err(Error::invalid("a column has an empty name"));
+            }
+            if !seen.insert(column.name.as_str()) {
+                return Err(Error::invalid(format!(
+                    "column \"{}\" is named twice",
+                    column.name
+                )));
+            }
+        }
+        Ok(Self {
+            row_key,
+            sort_key,
+            values,
+        })
+    }
+
+    /// The columns that partition and sort the table.
+    pub fn row_key(&self) -> &[Column] {
+        &self.row_key
+    }
+
+    /// The columns that sort rows of equal row keys.
+    pub fn sort_key(&self) -> &[Column] {
+        &self.sort_key
+    }
+
+    /// The columns that are not part of a key.
+    pub fn values(&self) -> &[Column] {
+        &self.values
+    }
+
+    /// All columns, in the order of the table's files: row key, sort key, values.
+    pub fn columns(&self) -> impl Iterator<Item = &Column> {
+        self.row_key.iter().chain(&self.sort_key).chain(&self.values)
+    }
+
+    /// How many columns decide the order of rows.
+    pub fn key_columns(&self) -> usize {
+        self.row_key.len() + self.sort_key.len()
+    }
+
+    /// Checks that `key` fits the row key: at least one value, no more than it has columns, types equal.
+    ///
+    /// # Errors
+    /// `Invalid`, with the key and what is wrong with it.
+    pub fn check_key(&self, key: &Key) -> Result<()> {
+        if key.0.is_empty() || key.0.len() > self.row_key.len() {
+            return Err(Error::invalid(format!(
+                "key {key} has {} values; the row key has {} columns",
+                key.0.len(),
+                self.row_key.len()
+            )));
+        }
+        for (value, column) in key.0.iter().zip(&self.row_key) {
+            if !column.data_type.holds(value) {
+                return Err(Error::invalid(format!(
+                    "value {value} of key {key} does not fit row key column \"{}\" of type {:?}",
+                    column.name, column.data_type
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn key_columns_are_checked() {
+        let float = Schema::new(vec![Column::required("k", DataType::Float64)], vec![], vec![]);
+        assert!(float.unwrap_err().to_string().contains("\"k\""));
+        let nullable = Schema::new(vec![Column::nullable("k", DataType::Int32)], vec![], vec![]);
+        assert!(nullable.unwrap_err().to_string().contains("nullable"));
+        let twice = Schema::new(
+            vec![Column::required("k", DataType::Int32)],
+            vec![],
+            vec![Column::nullable("k", DataType::Utf8)],
+        );
+        assert!(twice.unwrap_err().to_string().contains("twice"));
+    }
+}

@@ -1,0 +1,127 @@
+use std::{
+    collections::BTreeMap,
+    ops::{Bound, RangeBounds},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+
+use crate::{
+    collections::{Collection, SortKind},
+    error::{Error, Result},
+    ports::{Clock, Item, ItemKey, ItemStore, Order, Range, Sort, Write, item_store::check_writes},
+    time::Timestamp,
+};
+
+/// An [`ItemStore`] in memory.
+#[derive(Debug)]
+pub struct MemoryItemStore {
+    clock: Arc<dyn Clock>,
+    items: Mutex<BTreeMap<ItemKey, Item>>,
+}
+
+impl MemoryItemStore {
+    /// An empty store whose items expire by `clock`.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            clock,
+            items: Mutex::default(),
+        }
+    }
+}
+
+fn is_live(item: &Item, now: Timestamp) -> bool {
+    item.expires.is_none_or(|expires| expires > now)
+}
+
+fn contains(range: &Range, sort: &Sort) -> bool {
+    (range.start.as_ref(), range.end.as_ref()).contains(sort)
+}
+
+fn check_sort(collection: Collection, sort: &Sort) -> Result<()> {
+    match (collection.sort_kind(), sort) {
+        (SortKind::None, Sort::None)
+        | (SortKind::Number, Sort::Number(_))
+        | (SortKind::Text, Sort::Text(_)) => Ok(()),
+        (kind, sort) => Err(Error::invalid(format!(
+            "collection {collection} has sort keys of kind {kind:?}, not {sort:?}"
+        ))),
+    }
+}
+
+#[async_trait]
+impl ItemStore for MemoryItemStore {
+    async fn get(&self, key: &ItemKey) -> Result<Option<Item>> {
+        check_sort(key.collection, &key.sort)?;
+        let now = self.clock.now();
+        Ok(self
+            .items
+            .lock()
+            .get(key)
+            .filter(|item| is_live(item, now))
+            .cloned())
+    }
+
+    async fn query(
+        &self,
+        collection: Collection,
+        partition: &str,
+        range: Range,
+        limit: usize,
+        order: Order,
+    ) -> Result<Vec<Item>> {
+        for bound in [&range.start, &range.end] {
+            if let Bound::Included(sort) | Bound::Excluded(sort) = bound {
+                check_sort(collection, sort)?;
+            }
+        }
+        let now = self.clock.now();
+        let items = self.items.lock();
+        let start = match range.start.clone() {
+            Bound::Included(sort) | Bound::Excluded(sort) => sort,
+            Bound::Unbounded => Sort::None,
+        };
+        let mut found: Vec<_> = items
+            .range(ItemKey::new(collection, partition, start)..)
+            .take_while(|(key, _)| key.collection == collection && key.partition == partition)
+            .filter(|(key, item)| contains(&range, &key.sort) && is_live(item, now))
+            .map(|(_, item)| item)
+            .collect();
+        if order == Order::Descending {
+            found.reverse();
+        }
+        Ok(found.into_iter().take(limit).cloned().collect())
+    }
+
+    async fn transact(&self, writes: Vec<Write>) -> Result<()> {
+        check_writes(&writes)?;
+        for write in &writes {
+            check_sort(write.key().collection, &write.key().sort)?;
+        }
+        let now = self.clock.now();
+        let mut items = self.items.lock();
+        for write in &writes {
+            let there = items.get(write.key()).filter(|item| is_live(item, now));
+            if !write.condition().holds(there) {
+                return Err(Error::conflict(format!(
+                    "{:?} does not hold for item {:?}",
+                    write.condition(),
+                    write.key()
+                )));
+            }
+        }
+        for write in writes {
+            match write {
+                Write::Put { item, .. } => {
+                    items.insert(item.key.clone(), item);
+                }
+                Write::Delete { key, .. } => {
+                    items.remove(&key);
+                }
+                Write::Check { .. } => {}
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,12 @@
+//! What became of every job: a projection for people and pipelines, never asked for correctness.
+//!
+//! Workers report events; [`JobReport::record`] folds them. The fold takes events in any order and any number of
+//! times: a status never moves backwards. A run that has committed decides; else the latest attempt does, and
+//! within an attempt the furthest event. What is lost with a worker is repaired from the log
+//! (`jobs::repair`).
+
+mod report;
+mod store;
+
+pub use report::{Event, EventKind, ExportCounts, JobKey, JobKind, JobReport, JobStatus, RunReport};
+pub use store::{ExportPart, JobCursor, JobFilter, JobPage, PartsProgress, Tracker};

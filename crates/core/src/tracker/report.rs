@@ -1,0 +1,816 @@
+//! Events, and the report that they fold into.
+
+use std::{collections::BTreeSet, fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::{Error, Result},
+    ids::{JobId, RunId, TableId, TransactionNumber},
+    time::Timestamp,
+};
+
+/// How many runs of a job are kept: the newest, and the one that committed.
+const MAX_RUNS: usize = 16;
+
+/// How many reasons of a run are kept: the newest.
+const MAX_REASONS: usize = 5;
+
+/// How many parts of an export that failed are told apart; beyond that, their number is too low.
+const MAX_FAILED_PARTS: usize = 1000;
+
+/// Which workflow a job belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobKind {
+    /// Rows are added to a table.
+    Ingest,
+    /// A table is written out.
+    Export,
+}
+
+impl JobKind {
+    /// Every kind.
+    pub const ALL: [Self; 2] = [Self::Ingest, Self::Export];
+
+    /// The name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ingest => "ingest",
+            Self::Export => "export",
+        }
+    }
+}
+
+impl fmt::Display for JobKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for JobKind {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.as_str() == text)
+            .ok_or_else(|| Error::invalid(format!("no kind of job \"{text}\"; the kinds are ingest, export")))
+    }
+}
+
+/// How far a job is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum JobStatus {
+    /// Its message was read.
+    Accepted,
+    /// Its leaves are planned, and their messages sent.
+    Split,
+    /// It runs.
+    InProgress,
+    /// Its rows are written, but not in the table yet.
+    Uncommitted,
+    /// Its message cannot be used. Final.
+    Rejected,
+    /// It ended without effect. Final, unless it is sent again.
+    Failed,
+    /// Somebody ended it. Final.
+    Cancelled,
+    /// Its effect is complete. Final.
+    Finished,
+}
+
+impl JobStatus {
+    /// Every status.
+    pub const ALL: [Self; 8] = [
+        Self::Accepted,
+        Self::Split,
+        Self::InProgress,
+        Self::Uncommitted,
+        Self::Rejected,
+        Self::Failed,
+        Self::Cancelled,
+        Self::Finished,
+    ];
+
+    /// The name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "ACCEPTED",
+            Self::Split => "SPLIT",
+            Self::InProgress => "IN_PROGRESS",
+            Self::Uncommitted => "UNCOMMITTED",
+            Self::Rejected => "REJECTED",
+            Self::Failed => "FAILED",
+            Self::Cancelled => "CANCELLED",
+            Self::Finished => "FINISHED",
+        }
+    }
+
+    /// Whether nothing more will happen by itself.
+    pub fn is_final(self) -> bool {
+        matches!(
+            self,
+            Self::Rejected | Self::Failed | Self::Cancelled | Self::Finished
+        )
+    }
+}
+
+impl fmt::Display for JobStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for JobStatus {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|status| status.as_str().eq_ignore_ascii_case(text))
+            .ok_or_else(|| {
+                let names: Vec<_> = Self::ALL.iter().map(|status| status.as_str()).collect();
+                Error::invalid(format!(
+                    "no status \"{text}\"; the statuses are {}",
+                    names.join(", ")
+                ))
+            })
+    }
+}
+
+/// Which job.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct JobKey {
+    /// The workflow.
+    pub kind: JobKind,
+    /// The table; none when the message names none that exists.
+    pub table: Option<TableId>,
+    /// The job.
+    pub job: JobId,
+}
+
+/// One thing that happened to a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// When, by the reporter's clock.
+    pub at: Timestamp,
+    /// The attempt's run; exports, whose parts run apart, have one run named as the export.
+    pub run: RunId,
+    /// Which delivery of the message the run belongs to.
+    pub attempt: u32,
+    /// What happened.
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+/// What happened to a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the fields are those of the report")]
+pub enum EventKind {
+    /// The message cannot be used.
+    Rejected { reasons: Vec<String>, message: String },
+    /// The message was read.
+    Accepted { input_files: u64 },
+    /// A run began.
+    Started,
+    /// A run has come so far.
+    Progress { rows_read: u64, rows_written: u64 },
+    /// A run has written its files and asks for its commit.
+    Written {
+        rows_read: u64,
+        rows_written: u64,
+        files: u64,
+    },
+    /// The log holds the job's commit.
+    Committed {
+        transaction: TransactionNumber,
+        rows: u64,
+        files: u64,
+    },
+    /// A run ended, and the job will be tried again.
+    Retrying { reasons: Vec<String> },
+    /// A run ended, and the job with it.
+    Failed { reasons: Vec<String> },
+    /// An export has a plan.
+    Split {
+        transaction: TransactionNumber,
+        sub_exports: u64,
+    },
+    /// So many parts of an export are done.
+    PartsDone { done: u64, rows: u64, bytes: u64 },
+    /// A part of an export failed for good.
+    PartFailed { part: String, reasons: Vec<String> },
+    /// An export's manifest is written.
+    Exported {
+        transaction: TransactionNumber,
+        sub_exports: u64,
+        rows: u64,
+        bytes: u64,
+        location: String,
+    },
+}
+
+impl EventKind {
+    /// The name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Rejected { .. } => "rejected",
+            Self::Accepted { .. } => "accepted",
+            Self::Started => "started",
+            Self::Progress { .. } => "progress",
+            Self::Written { .. } => "written",
+            Self::Committed { .. } => "committed",
+            Self::Retrying { .. } => "retrying",
+            Self::Failed { .. } => "failed",
+            Self::Split { .. } => "split",
+            Self::PartsDone { .. } => "parts_done",
+            Self::PartFailed { .. } => "part_failed",
+            Self::Exported { .. } => "exported",
+        }
+    }
+
+    /// Whether the event is kept for itself, and not only in the report.
+    pub fn is_kept(&self) -> bool {
+        !matches!(self, Self::Progress { .. } | Self::PartsDone { .. })
+    }
+
+    fn status(&self) -> JobStatus {
+        match self {
+            Self::Rejected { .. } => JobStatus::Rejected,
+            Self::Accepted { .. } => JobStatus::Accepted,
+            Self::Started | Self::Progress { .. } | Self::Retrying { .. } | Self::PartsDone { .. } => {
+                JobStatus::InProgress
+            }
+            Self::Written { .. } => JobStatus::Uncommitted,
+            Self::Split { .. } => JobStatus::Split,
+            Self::Failed { .. } | Self::PartFailed { .. } => JobStatus::Failed,
+            Self::Committed { .. } | Self::Exported { .. } => JobStatus::Finished,
+        }
+    }
+}
+
+/// One attempt at a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunReport {
+    /// The run.
+    pub run: RunId,
+    /// How often the job was sent again, after an end without effect, before this run.
+    #[serde(default)]
+    pub round: u32,
+    /// Which delivery of the message.
+    pub attempt: u32,
+    /// How far the run is, or how it ended.
+    pub status: JobStatus,
+    /// When it was first heard of.
+    pub started: Timestamp,
+    /// When it ended.
+    pub ended: Option<Timestamp>,
+    /// Rows read so far.
+    pub rows_read: u64,
+    /// Rows written so far.
+    pub rows_written: u64,
+    /// Files written.
+    pub files: u64,
+    /// The transaction that holds the job's commit.
+    pub transaction: Option<TransactionNumber>,
+    /// Why it ended.
+    pub reasons: Vec<String>,
+}
+
+/// How far an export is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportCounts {
+    /// The state that is exported.
+    pub transaction: TransactionNumber,
+    /// Parts in all.
+    pub total: u64,
+    /// Parts that are written.
+    pub done: u64,
+    /// Parts that failed for good.
+    pub failed: u64,
+    /// Rows written.
+    pub rows: u64,
+    /// Bytes written.
+    pub bytes: u64,
+    /// Where the files are, once the manifest is written.
+    pub location: Option<String>,
+    failed_parts: BTreeSet<String>,
+}
+
+/// Everything that is known of a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobReport {
+    /// Which job.
+    #[serde(flatten)]
+    pub key: JobKey,
+    /// The table's name when the job was first heard of.
+    pub table_name: Option<String>,
+    /// How far it is.
+    pub status: JobStatus,
+    /// How many input files it has.
+    pub input_files: u64,
+    /// When it was first heard of.
+    pub created: Timestamp,
+    /// When it was last heard of.
+    pub updated: Timestamp,
+    /// The attempts, oldest first.
+    pub runs: Vec<RunReport>,
+    /// How far the export is.
+    pub export: Option<ExportCounts>,
+    /// A message that cannot be used.
+    pub message: Option<String>,
+}
+
+impl JobReport {
+    /// The report of a job that something is heard of for the first time.
+    pub fn new(key: JobKey, table_name: Option<String>, at: Timestamp) -> Self {
+        Self {
+            key,
+            table_name,
+            status: JobStatus::Accepted,
+            input_files: 0,
+            created: at,
+            updated: at,
+            runs: Vec::new(),
+            export: None,
+            message: None,
+        }
+    }
+
+    /// The run that decides: the one that committed, else the latest attempt.
+    pub fn deciding_run(&self) -> Option<&RunReport> {
+        self.runs
+            .iter()
+            .max_by_key(|run| (run.status == JobStatus::Finished, run.order()))
+    }
+
+    /// Why the job is not finished, if something went wrong: with the latest attempt, or else with the one
+    /// before.
+    pub fn reasons(&self) -> &[String] {
+        match self.deciding_run() {
+            Some(run) if run.status != JobStatus::Finished && run.reasons.is_empty() => self
+                .runs
+                .iter()
+                .rev()
+                .find(|run| !run.reasons.is_empty())
+                .map_or(&[], |run| &run.reasons),
+            Some(run) => &run.reasons,
+            None => &[],
+        }
+    }
+
+    /// Which sending of the job a run belongs to that is first heard of by this event. A job that ended without
+    /// effect and begins anew was sent again, or came back from the dead letters.
+    fn round_of(&self, event: &Event) -> u32 {
+        let ended_before = |run: &&RunReport| {
+            run.status.is_final()
+                && run.attempt >= event.attempt
+                && run.ended.is_some_and(|ended| ended < event.at)
+        };
+        let rounds = self.runs.iter().filter(ended_before).map(|run| run.round + 1);
+        rounds.max().unwrap_or(0)
+    }
+
+    /// Where the run is that an event belongs to; none when the event begins one.
+    ///
+    /// All messages of an export report as one run: when the export is sent again after it had failed, that run
+    /// has ended, and the plan's first event begins another of the same name.
+    fn run_of(&self, event: &Event) -> Option<usize> {
+        let named = || {
+            self.runs
+                .iter()
+                .enumerate()
+                .filter(|(_, run)| run.run == event.run)
+        };
+        let ended = |run: &RunReport| {
+            matches!(run.status, JobStatus::Failed | JobStatus::Rejected)
+                && run.ended.is_some_and(|ended| ended < event.at)
+        };
+        let going = named().find(|(_, run)| !ended(run));
+        let begins = matches!(event.kind, EventKind::Accepted { .. } | EventKind::Split { .. });
+        match going {
+            Some((index, _)) => Some(index),
+            None if begins => None,
+            None => named().next_back().map(|(index, _)| index),
+        }
+    }
+
+    fn forget_old_runs(&mut self) {
+        while self.runs.len() > MAX_RUNS {
+            let oldest = self.runs.iter().position(|run| run.status != JobStatus::Finished);
+            self.runs.remove(oldest.unwrap_or(0));
+        }
+    }
+
+    /// Folds one event into the report. Events may come in any order, and again.
+    pub fn record(&mut self, event: &Event) {
+        self.created = self.created.min(event.at);
+        self.updated = self.updated.max(event.at);
+        let known = self.run_of(event);
+        if known.is_none()
+            && let Some(export) = &mut self.export
+            && export.location.is_none()
+        {
+            export.failed_parts.clear();
+            export.failed = 0;
+        }
+        self.record_counts(&event.kind);
+        let index = match known {
+            Some(index) => index,
+            None => {
+                self.runs.push(RunReport {
+                    run: event.run.clone(),
+                    round: self.round_of(event),
+                    attempt: event.attempt,
+                    status: JobStatus::Accepted,
+                    started: event.at,
+                    ended: None,
+                    rows_read: 0,
+                    rows_written: 0,
+                    files: 0,
+                    transaction: None,
+                    reasons: Vec::new(),
+                });
+                self.runs.len() - 1
+            }
+        };
+        self.runs[index].record(event);
+        self.runs.sort_by(|a, b| a.order().cmp(&b.order()));
+        self.forget_old_runs();
+        let decided = self.deciding_run().map_or(JobStatus::Accepted, |run| run.status);
+        self.status = decided;
+    }
+
+    fn record_counts(&mut self, kind: &EventKind) {
+        match kind {
+            EventKind::Accepted { input_files } => self.input_files = self.input_files.max(*input_files),
+            EventKind::Rejected { message, .. } => self.message = Some(message.clone()),
+            EventKind::Split {
+                transaction,
+                sub_exports,
+            } => {
+                let export = self.export.get_or_insert_default();
+                export.transaction = *transaction;
+                export.total = *sub_exports;
+            }
+            EventKind::PartsDone { done, rows, bytes } => {
+                let export = self.export.get_or_insert_default();
+                export.done = export.done.max(*done);
+                export.rows = export.rows.max(*rows);
+                export.bytes = export.bytes.max(*bytes);
+            }
+            EventKind::PartFailed { part, .. } => {
+                let export = self.export.get_or_insert_default();
+                // A part that fails after the end was done before, and its message came late.
+                if export.location.is_none() && export.failed_parts.len() < MAX_FAILED_PARTS {
+                    export.failed_parts.insert(part.clone());
+                    export.failed = export.failed_parts.len() as u64;
+                }
+            }
+            EventKind::Exported {
+                transaction,
+                sub_exports,
+                rows,
+                bytes,
+                location,
+            } => {
+                let export = self.export.get_or_insert_default();
+                *export = ExportCounts {
+                    transaction: *transaction,
+                    total: *sub_exports,
+                    done: *sub_exports,
+                    failed: 0,
+                    rows: *rows,
+                    bytes: *bytes,
+                    location: Some(location.clone()),
+                    failed_parts: BTreeSet::new(),
+                };
+            }
+            _ => {}
+        }
+    }
+
+    /// Rows that the deciding run read.
+    pub fn rows_read(&self) -> u64 {
+        self.deciding_run().map_or(0, |run| run.rows_read)
+    }
+
+    /// Rows that the deciding run, or the export, wrote.
+    pub fn rows_written(&self) -> u64 {
+        match &self.export {
+            Some(export) => export.rows,
+            None => self.deciding_run().map_or(0, |run| run.rows_written),
+        }
+    }
+}
+
+impl RunReport {
+    fn order(&self) -> (u32, u32, Timestamp, &RunId) {
+        (self.round, self.attempt, self.started, &self.run)
+    }
+
+    fn record(&mut self, event: &Event) {
+        self.started = self.started.min(event.at);
+        let status = event.kind.status();
+        self.status = self.status.max(status);
+        if status.is_final() || matches!(event.kind, EventKind::Retrying { .. }) {
+            self.ended = Some(self.ended.map_or(event.at, |ended| ended.max(event.at)));
+        } else if !self.status.is_final() && self.ended.is_some_and(|ended| ended < event.at) {
+            // The parts of an export report as one run, which goes on while one of them waits.
+            self.ended = None;
+        }
+        match &event.kind {
+            EventKind::Progress {
+                rows_read,
+                rows_written,
+            } => {
+                self.rows_read = self.rows_read.max(*rows_read);
+                self.rows_written = self.rows_written.max(*rows_written);
+            }
+            EventKind::Written {
+                rows_read,
+                rows_written,
+                files,
+            } => {
+                self.rows_read = self.rows_read.max(*rows_read);
+                self.rows_written = self.rows_written.max(*rows_written);
+                self.files = self.files.max(*files);
+            }
+            EventKind::Committed {
+                transaction,
+                rows,
+                files,
+            } => {
+                self.transaction = Some(*transaction);
+                self.rows_read = self.rows_read.max(*rows);
+                self.rows_written = self.rows_written.max(*rows);
+                self.files = self.files.max(*files);
+            }
+            EventKind::Exported {
+                transaction,
+                sub_exports,
+                rows,
+                ..
+            } => {
+                self.transaction = Some(*transaction);
+                self.rows_written = self.rows_written.max(*rows);
+                self.files = self.files.max(*sub_exports);
+            }
+            EventKind::Rejected { reasons, .. }
+            | EventKind::Retrying { reasons }
+            | EventKind::Failed { reasons }
+            | EventKind::PartFailed { reasons, .. } => {
+                for reason in reasons {
+                    if !self.reasons.contains(reason) {
+                        self.reasons.push(reason.clone());
+                    }
+                }
+                let too_many = self.reasons.len().saturating_sub(MAX_REASONS);
+                self.reasons.drain(..too_many);
+            }
+            _ => {}
+        }
+        if self.status == JobStatus::Finished {
+            self.reasons.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(attempt: u32, run: &str, kind: EventKind) -> Event {
+        Event {
+            at: Timestamp::from_millis(i64::from(attempt) * 1000),
+            run: RunId::new(run).unwrap(),
+            attempt,
+            kind,
+        }
+    }
+
+    fn report(events: &[Event]) -> JobReport {
+        let key = JobKey {
+            kind: JobKind::Ingest,
+            table: None,
+            job: JobId::new("j").unwrap(),
+        };
+        let mut report = JobReport::new(key, None, Timestamp::from_millis(9_000));
+        for event in events {
+            report.record(event);
+        }
+        report
+    }
+
+    #[test]
+    fn events_in_any_order_and_twice_give_the_same_report() {
+        let events = [
+            event(1, "a", EventKind::Accepted { input_files: 2 }),
+            event(1, "a", EventKind::Started),
+            event(
+                1,
+                "a",
+                EventKind::Retrying {
+                    reasons: vec!["throttled".into()],
+                },
+            ),
+            event(2, "b", EventKind::Started),
+            event(
+                2,
+                "b",
+                EventKind::Written {
+                    rows_read: 5,
+                    rows_written: 5,
+                    files: 1,
+                },
+            ),
+            event(
+                2,
+                "b",
+                EventKind::Committed {
+                    transaction: TransactionNumber(3),
+                    rows: 5,
+                    files: 1,
+                },
+            ),
+        ];
+        let expected = report(&events);
+        assert_eq!(expected.status, JobStatus::Finished);
+        assert_eq!(expected.rows_written(), 5);
+        let mut backwards: Vec<_> = events.iter().rev().cloned().collect();
+        backwards.extend(events.clone());
+        assert_eq!(report(&backwards), expected);
+    }
+
+    #[test]
+    fn an_export_that_is_sent_again_after_it_failed_is_in_progress() {
+        let later = |seconds: i64, kind| Event {
+            at: Timestamp::from_millis(seconds * 1000),
+            ..event(1, "export", kind)
+        };
+        let split = || EventKind::Split {
+            transaction: TransactionNumber(3),
+            sub_exports: 2,
+        };
+        let failed = EventKind::PartFailed {
+            part: "a".into(),
+            reasons: vec!["damaged".into()],
+        };
+        let done = |done| EventKind::PartsDone {
+            done,
+            rows: 5,
+            bytes: 9,
+        };
+        let mut events = vec![later(1, split()), later(2, failed), later(3, done(1))];
+        assert_eq!(
+            report(&events).status,
+            JobStatus::Failed,
+            "other parts go on, and it stays failed"
+        );
+        events.push(later(4, split()));
+        let again = report(&events);
+        assert_eq!(again.status, JobStatus::Split);
+        assert_eq!(again.export.unwrap().failed, 0);
+        events.push(later(
+            5,
+            EventKind::Exported {
+                transaction: TransactionNumber(3),
+                sub_exports: 2,
+                rows: 10,
+                bytes: 18,
+                location: "s3://export/t/e".into(),
+            },
+        ));
+        assert_eq!(report(&events).status, JobStatus::Finished);
+    }
+
+    #[test]
+    fn a_commit_outlives_a_later_failure() {
+        let events = [
+            event(
+                1,
+                "a",
+                EventKind::Committed {
+                    transaction: TransactionNumber(3),
+                    rows: 5,
+                    files: 1,
+                },
+            ),
+            event(
+                2,
+                "b",
+                EventKind::Failed {
+                    reasons: vec!["gone".into()],
+                },
+            ),
+        ];
+        assert_eq!(report(&events).status, JobStatus::Finished);
+    }
+
+    #[test]
+    fn the_latest_attempt_decides_while_none_has_committed() {
+        let failed_late = [
+            event(
+                1,
+                "a",
+                EventKind::Written {
+                    rows_read: 1,
+                    rows_written: 1,
+                    files: 1,
+                },
+            ),
+            event(
+                2,
+                "b",
+                EventKind::Failed {
+                    reasons: vec!["bad input".into()],
+                },
+            ),
+        ];
+        assert_eq!(report(&failed_late).status, JobStatus::Failed);
+        assert_eq!(report(&failed_late).reasons(), ["bad input"]);
+    }
+
+    fn failed(reason: &str) -> EventKind {
+        EventKind::Failed {
+            reasons: vec![reason.to_owned()],
+        }
+    }
+
+    fn at(millis: i64, attempt: u32, run: &str, kind: EventKind) -> Event {
+        Event {
+            at: Timestamp::from_millis(millis),
+            ..event(attempt, run, kind)
+        }
+    }
+
+    #[test]
+    fn a_running_attempt_shows_why_the_one_before_ended() {
+        let retrying = EventKind::Retrying {
+            reasons: vec!["throttled".into()],
+        };
+        let running = report(&[event(1, "a", retrying), event(2, "b", EventKind::Started)]);
+        assert_eq!(running.status, JobStatus::InProgress);
+        assert_eq!(running.reasons(), ["throttled"]);
+    }
+
+    #[test]
+    fn a_job_that_is_sent_again_is_judged_by_its_new_runs() {
+        let mut events = vec![
+            at(1000, 5, "a", failed("out of attempts")),
+            at(2000, 1, "b", EventKind::Started),
+        ];
+        assert_eq!(report(&events).status, JobStatus::InProgress);
+        events.push(at(3000, 1, "b", failed("bad input")));
+        assert_eq!(report(&events).reasons(), ["bad input"]);
+        // An old event that comes late changes nothing.
+        events.push(at(500, 4, "c", EventKind::Started));
+        assert_eq!(report(&events).status, JobStatus::Failed);
+        assert_eq!(report(&events).reasons(), ["bad input"]);
+    }
+
+    #[test]
+    fn a_report_stays_small_whatever_is_sent() {
+        let mut events = vec![at(
+            0,
+            1,
+            "first",
+            EventKind::Committed {
+                transaction: TransactionNumber(3),
+                rows: 5,
+                files: 1,
+            },
+        )];
+        for i in 0..2000 {
+            let part = format!("part-{i}");
+            let reasons = vec![format!("reason {i}")];
+            events.push(at(i + 1, 1, "export", EventKind::PartFailed { part, reasons }));
+            events.push(at(i + 1, 1, &format!("run-{i}"), failed("no")));
+        }
+        let report = report(&events);
+        assert_eq!(report.status, JobStatus::Finished);
+        assert!(report.runs.len() <= MAX_RUNS, "{} runs", report.runs.len());
+        let bytes = serde_json::to_vec(&report).unwrap().len();
+        assert!(bytes < 64 * 1024, "{bytes} bytes");
+    }
+
+    #[test]
+    fn a_part_that_fails_after_the_end_changes_nothing() {
+        let exported = EventKind::Exported {
+            transaction: TransactionNumber(3),
+            sub_exports: 2,
+            rows: 5,
+            bytes: 9,
+            location: "s3://exports/t/e".to_owned(),
+        };
+        let part_failed = EventKind::PartFailed {
+            part: "p".to_owned(),
+            reasons: vec!["gone".to_owned()],
+        };
+        let report = report(&[at(1, 1, "e", exported), at(2, 1, "e", part_failed)]);
+        assert_eq!(report.status, JobStatus::Finished);
+        assert_eq!(report.export.as_ref().map(|export| export.failed), Some(0));
+        assert!(report.reasons().is_empty());
+    }
+}

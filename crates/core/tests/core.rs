@@ -1,0 +1,18 @@
+//! Tests of the core crate as its users see it.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "core/faulty_items.rs"]
+mod faulty_items;
+#[path = "core/ports.rs"]
+mod ports;
+#[path = "core/samples.rs"]
+mod samples;
+#[path = "core/state_fixtures.rs"]
+mod state_fixtures;
+#[path = "core/state_model.rs"]
+mod state_model;
+#[path = "core/state_records.rs"]
+mod state_records;
+#[path = "core/state_store.rs"]
+mod state_store;

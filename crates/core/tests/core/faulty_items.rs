@@ -1,0 +1,123 @@
+//! An item store that fails in the ways that remote ones do, by a seed or on demand.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use dormouse_core::{
+    collections::Collection,
+    error::{Error, Result},
+    ports::{Clock, Ids, Item, ItemKey, ItemStore, Order, Range, Write},
+    testing::seeded::SeededIds,
+};
+use tokio::sync::Notify;
+
+/// Fails a part of the calls to a store.
+#[derive(Debug)]
+pub(crate) struct FaultyItems {
+    inner: Arc<dyn ItemStore>,
+    clock: Arc<dyn Clock>,
+    dice: SeededIds,
+    /// Of 100 writes, how many end badly, each way of ending badly as likely as the others.
+    pub(crate) write_faults: AtomicU64,
+    /// Of 100 reads, how many are not answered.
+    pub(crate) read_faults: AtomicU64,
+    /// While closed, writes wait at the gate.
+    pub(crate) closed: AtomicBool,
+    pub(crate) gate: Notify,
+    /// Told when a write comes to the closed gate.
+    pub(crate) arrived: Notify,
+    pub(crate) writes: AtomicU64,
+}
+
+impl FaultyItems {
+    pub(crate) fn new(inner: Arc<dyn ItemStore>, clock: Arc<dyn Clock>, seed: u64) -> Self {
+        Self {
+            inner,
+            clock,
+            dice: SeededIds::new(seed),
+            write_faults: AtomicU64::new(0),
+            read_faults: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+            gate: Notify::new(),
+            arrived: Notify::new(),
+            writes: AtomicU64::new(0),
+        }
+    }
+
+    fn percent(&self) -> u64 {
+        self.dice.random() % 100
+    }
+
+    async fn dawdle(&self) {
+        self.clock
+            .sleep(self.dice.jitter(Duration::from_millis(40)))
+            .await;
+    }
+
+    async fn before_read(&self) -> Result<()> {
+        if self.read_faults.load(Relaxed) > 0 {
+            self.dawdle().await;
+            if self.percent() < self.read_faults.load(Relaxed) {
+                return Err(Error::unavailable("a read was not answered"));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl ItemStore for FaultyItems {
+    async fn get(&self, key: &ItemKey) -> Result<Option<Item>> {
+        self.before_read().await?;
+        self.inner.get(key).await
+    }
+
+    async fn query(
+        &self,
+        collection: Collection,
+        partition: &str,
+        range: Range,
+        limit: usize,
+        order: Order,
+    ) -> Result<Vec<Item>> {
+        self.before_read().await?;
+        self.inner.query(collection, partition, range, limit, order).await
+    }
+
+    async fn transact(&self, writes: Vec<Write>) -> Result<()> {
+        if self.closed.load(Relaxed) {
+            self.arrived.notify_one();
+            self.gate.notified().await;
+        }
+        self.writes.fetch_add(1, Relaxed);
+        let faults = self.write_faults.load(Relaxed);
+        if faults == 0 {
+            return self.inner.transact(writes).await;
+        }
+        self.dawdle().await;
+        if self.percent() >= faults {
+            let result = self.inner.transact(writes).await;
+            self.dawdle().await;
+            return result;
+        }
+        match self.dice.random() % 4 {
+            0 => Err(Error::unavailable("the request was lost")),
+            1 => {
+                let _ = self.inner.transact(writes).await;
+                Err(Error::unavailable("the reply was lost"))
+            }
+            // The store's client sends the request again after a lost reply.
+            2 => {
+                let _ = self.inner.transact(writes.clone()).await;
+                self.inner.transact(writes).await
+            }
+            _ => Err(Error::conflict("another transaction was at work")),
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! What was once written stays readable, and is written the same for ever.
+//!
+//! Each fixture is made once, by running this test with `MAKE_MISSING_FIXTURES=1` after a variant was added, and
+//! never changed after.
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use dormouse_core::{
+    ids::TransactionNumber,
+    key::{Bytes, Key, KeyRange, KeyValue},
+    schema::{Column, DataType, Schema, TimeUnit},
+    state::{Commit, CommitId, Record, TableState, invariants, log::Entry, snapshot},
+};
+
+use crate::samples::*;
+
+fn fixture(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures")
+        .join(path)
+}
+
+fn read_or_make(path: &str, make: impl FnOnce() -> Vec<u8>) -> Vec<u8> {
+    let path = fixture(path);
+    if std::env::var_os("MAKE_MISSING_FIXTURES").is_some() && !path.exists() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, make()).unwrap();
+    }
+    std::fs::read(&path).unwrap_or_else(|error| panic!("no fixture {}: {error}", path.display()))
+}
+
+/// One of each record, with something in every field.
+fn records() -> Vec<Record> {
+    let every_key = vec![
+        Column::required("a", DataType::Int32),
+        Column::required("b", DataType::Int64),
+        Column::required("c", DataType::Utf8),
+        Column::required("d", DataType::Binary),
+        Column::required("e", DataType::Date32),
+        Column::required(
+            "f",
+            DataType::Timestamp {
+                unit: TimeUnit::Microsecond,
+                timezone: Some("UTC".to_owned()),
+            },
+        ),
+    ];
+    let list = DataType::List(Box::new(Column::nullable("item", DataType::Float64)));
+    let sort = vec![Column::required("at", DataType::Int64)];
+    let schema = Schema::new(every_key, sort, vec![Column::nullable("values", list)]).unwrap();
+    let whole = |number: i32| {
+        Key::new([
+            KeyValue::Int32(number),
+            KeyValue::Int64(i64::MIN),
+            KeyValue::Utf8("dormouse \u{1F42D}".into()),
+            KeyValue::Binary(Bytes(Box::new([0, 127, 255]))),
+            KeyValue::Date32(-1),
+            KeyValue::Timestamp(i64::MAX),
+        ])
+    };
+    let mut many_keys = dormouse_core::file::DataFile::clone(&file("keys", &[(1, 2, 3)]));
+    many_keys.parts[0].range = KeyRange {
+        min: whole(-1),
+        max: whole(1),
+    };
+    let mut partitions = tree(&[10]);
+    partitions[0].parent = None;
+    vec![
+        Record::TableCreated {
+            schema: schema.into(),
+            partitions,
+        },
+        Record::PartitionSplit(split("root", 5, "l", "r")),
+        Record::PartitionTreeExtended {
+            splits: vec![split("l", 2, "ll", "lr"), split("r", 8, "rl", "rr")],
+        },
+        added(
+            "job-1",
+            &[file("a", &[(1, 2, 3), (5, 6, u64::MAX >> 12)]), many_keys.into()],
+        ),
+        assigned("job-2", "root", &["a", "b"], at(MINUTE)),
+        compacted("job-2", "root", &["a", "b"], Some(file("out", &[(1, 6, 9)]))),
+        marked(&["a"]),
+        deleted(&["a"]),
+        pinned("pin-1", 7, at(DAY)),
+        released("pin-1"),
+        truncated(3),
+        Record::TableCleared,
+        Record::TableDeleted,
+    ]
+}
+
+/// The stored names of all variants, as the decoder knows them.
+fn variants() -> BTreeSet<String> {
+    let error = serde_json::from_str::<Record>(r#"{"type":"?"}"#)
+        .unwrap_err()
+        .to_string();
+    let (_, expected) = error.split_once("expected one of ").unwrap();
+    let quoted = expected.split('`').skip(1).step_by(2);
+    quoted.map(|name| format!("{name}.json")).collect()
+}
+
+#[test]
+fn every_record_is_read_and_written_as_it_was_first_stored() {
+    let mut names = BTreeSet::new();
+    for record in records() {
+        let name = record.type_name();
+        names.insert(format!("{name}.json"));
+        let mut before = TableState::default();
+        before.apply(TransactionNumber(41), START, []);
+        let commits = vec![Commit::new(CommitId::new(format!("{name}/1")), record)];
+        let entry = Entry::after(&before, &table(), at(1), commits);
+        let stored = read_or_make(&format!("records/{name}.json"), || {
+            entry.encode().unwrap().0.to_vec()
+        });
+        let (decoded, hash) = Entry::decode(&stored).unwrap();
+        assert_eq!(decoded, entry, "{name} is read as something else");
+        let (encoded, hash_of_encoded) = decoded.encode().unwrap();
+        assert_eq!(
+            String::from_utf8(encoded.to_vec()).unwrap(),
+            String::from_utf8(stored).unwrap()
+        );
+        assert_eq!(hash, hash_of_encoded);
+    }
+    assert_eq!(names, variants(), "a variant has no sample");
+    let there: BTreeSet<_> = std::fs::read_dir(fixture("records"))
+        .unwrap()
+        .map(|file| file.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert_eq!(there, names);
+}
+
+#[test]
+fn a_compaction_without_output_is_read_as_it_was_first_stored() {
+    let stored = read_or_make("compaction_without_output.json", || {
+        let commits = vec![commit("c/1", compacted("c", "root", &["a"], None))];
+        Entry::after(&TableState::default(), &table(), START, commits)
+            .encode()
+            .unwrap()
+            .0
+            .to_vec()
+    });
+    let (entry, _) = Entry::decode(&stored).unwrap();
+    assert_eq!(entry.commits[0].record, compacted("c", "root", &["a"], None));
+    assert_eq!(entry.encode().unwrap().0, stored);
+}
+
+/// A state with something in every field.
+fn full_state() -> TableState {
+    let mut fold = Fold::with_table(&[10, 20]);
+    fold.ok(added("j0", &[file("old", &[(1, 2, 1)])]));
+    fold.ok(marked(&["ancient"]));
+    fold.ok(deleted(&["ancient"]));
+    fold.wait(36 * DAY);
+    for i in 1..9 {
+        let record = Record::FilesAdded {
+            job: job(&format!("j{i}")),
+            run: run("run-1"),
+            issued: fold.now(),
+            files: vec![file(&format!("f{i}"), &[(i, 9, 3), (10, 15, 4), (16, 30 + i, 5)])],
+        };
+        fold.ok(record);
+    }
+    fold.ok(pinned("reader", 7, at(100 * DAY)));
+    let leaf = fold.state.leaves().next().unwrap().id;
+    fold.ok(assigned("c1", leaf.as_str(), &["f1", "f2"], at(40 * DAY)));
+    let merged = Record::CompactionCommitted {
+        job: job("c1"),
+        run: run("run-1"),
+        issued: fold.now(),
+        partition: leaf.clone(),
+        inputs: vec![name("f1"), name("f2")],
+        output: Some(file("merged", &[(1, 9, 6)])),
+    };
+    fold.ok(merged);
+    fold.ok(assigned("c2", leaf.as_str(), &["f3"], at(40 * DAY)));
+    let last = fold.state.leaves().last().unwrap().id;
+    fold.ok(Record::PartitionSplit(split(last.as_str(), 33, "left", "right")));
+    fold.ok(marked(&["orphan", "gone"]));
+    fold.ok(deleted(&["gone"]));
+    fold.ok(truncated(6));
+    fold.request("clear", Record::TableCleared);
+    let after = Record::FilesAdded {
+        job: job("j9"),
+        run: run("run-1"),
+        issued: fold.now(),
+        files: vec![file("f9", &[(1, 9, 3), (10, 45, 4)])],
+    };
+    fold.ok(after);
+    fold.ok(assigned("c3", leaf.as_str(), &["f9"], at(40 * DAY)));
+    fold.state
+}
+
+#[test]
+fn a_snapshot_is_read_as_it_was_first_stored() {
+    let state = full_state();
+    let stored = read_or_make("snapshots/1.dmsnap", || {
+        snapshot::encode(&table(), &state).unwrap().to_vec()
+    });
+    let decoded = snapshot::decode(&table(), &stored).unwrap();
+    assert_eq!(decoded, state);
+    assert_eq!(invariants::check(&decoded), Vec::<String>::new());
+}
+
+#[test]
+fn a_snapshot_that_is_cut_short_or_changed_is_refused_or_the_same() {
+    let state = full_state();
+    let whole = snapshot::encode(&table(), &state).unwrap();
+    for length in 0..whole.len() {
+        assert!(
+            snapshot::decode(&table(), &whole[..length]).is_err(),
+            "cut to {length} bytes"
+        );
+    }
+    for place in 0..whole.len() {
+        let mut changed = whole.to_vec();
+        changed[place] ^= 0x55;
+        let _ = snapshot::decode(&table(), &changed);
+    }
+    let other = dormouse_core::ids::TableId::new("ffffffff").unwrap();
+    assert!(
+        snapshot::decode(&other, &whole)
+            .unwrap_err()
+            .to_string()
+            .contains("of another table")
+    );
+}
+
+#[test]
+fn a_snapshot_of_files_with_very_many_parts_is_cut_into_small_frames() {
+    let mut fold = Fold::with_table(&[]);
+    let parts: Vec<_> = (0..30_000).map(|i| (i * 2, i * 2 + 1, 1)).collect();
+    for i in 0..3 {
+        fold.ok(added(&format!("j{i}"), &[file(&format!("f{i}"), &parts)]));
+    }
+    let bytes = snapshot::encode(&table(), &fold.state).unwrap();
+    assert_eq!(snapshot::decode(&table(), &bytes).unwrap(), fold.state);
+}
