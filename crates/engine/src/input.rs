@@ -1,0 +1,387 @@
+//! Opens Parquet objects as rows of a table: schema and footer are checked before a row is read, and every batch
+//! comes out with the table's columns in the table's order.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{Array, ArrayRef},
+    datatypes::Schema as ArrowSchema,
+};
+use dormouse_core::{Error, Result, schema::Schema};
+use parquet::{
+    arrow::arrow_reader::{
+        ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+        RowSelection,
+    },
+    file::metadata::{ParquetMetaData, RowGroupMetaData},
+};
+
+use crate::{
+    arrow_schema::{core_type, describe, same_type, schema_from_arrow, view_type},
+    cancel::contain,
+    columns::{Misfit, conform},
+    footer::read_footer,
+    object_reader::{Origin, RemoteObject, RowGroupBytes},
+    table::TableSchema,
+};
+
+/// A batch holds about so many bytes, by what the footer says of the row group.
+const BATCH_BYTES: u64 = 4 << 20;
+/// And at most so many rows.
+const BATCH_ROWS: u64 = 16 << 10;
+
+/// A Parquet object whose columns are those of the table.
+#[derive(Debug)]
+pub(crate) struct Input {
+    object: Arc<RemoteObject>,
+    metadata: ArrowReaderMetadata,
+    /// For each table column its position in the file.
+    columns: Vec<usize>,
+    /// The number of the first row of each row group.
+    first_rows: Vec<u64>,
+}
+
+impl Input {
+    /// Opens `object` and checks its schema.
+    ///
+    /// Inputs are read with text as views; files of a table as they were written, with their page index.
+    ///
+    /// # Errors
+    /// `Invalid` or `Corrupt`, by the object's origin, when it is not a Parquet file of the table's columns.
+    pub(crate) fn open(object: RemoteObject, table: &TableSchema) -> Result<Self> {
+        let object = Arc::new(object);
+        contain(
+            |panic| object.damaged(format!("the decoder gave up: {panic}")),
+            || Self::open_unguarded(object.clone(), table),
+        )
+    }
+
+    fn open_unguarded(object: Arc<RemoteObject>, table: &TableSchema) -> Result<Self> {
+        let footer = read_footer(&object, object.origin == Origin::Table)?;
+        let damaged = |error: parquet::errors::ParquetError| object.damaged(error);
+        let written =
+            ArrowReaderMetadata::try_new(footer.clone(), ArrowReaderOptions::new()).map_err(damaged)?;
+        let columns = map_columns(written.schema(), &table.core).map_err(|reason| match object.origin {
+            Origin::Input => Error::invalid(format!("input \"{}\" {reason}", object.name)),
+            Origin::Table => object.damaged(reason),
+        })?;
+        let metadata = match object.origin {
+            Origin::Table => written,
+            Origin::Input => {
+                let fields: Vec<_> = written
+                    .schema()
+                    .fields()
+                    .iter()
+                    .map(|field| {
+                        field
+                            .as_ref()
+                            .clone()
+                            .with_data_type(view_type(field.data_type()))
+                    })
+                    .collect();
+                let options = ArrowReaderOptions::new().with_schema(Arc::new(ArrowSchema::new(fields)));
+                ArrowReaderMetadata::try_new(footer.clone(), options).map_err(damaged)?
+            }
+        };
+        let first_rows = footer
+            .row_groups()
+            .iter()
+            .scan(0, |next, group| {
+                let first = *next;
+                *next += row_count(group);
+                Some(first)
+            })
+            .collect();
+        Ok(Self {
+            object,
+            metadata,
+            columns,
+            first_rows,
+        })
+    }
+
+    pub(crate) fn object(&self) -> &Arc<RemoteObject> {
+        &self.object
+    }
+
+    pub(crate) fn footer(&self) -> &ParquetMetaData {
+        self.metadata.metadata()
+    }
+
+    /// The file's own columns.
+    pub(crate) fn schema(&self) -> &ArrowSchema {
+        self.metadata.schema()
+    }
+
+    /// Where the first key column is in the file.
+    pub(crate) fn first_key_column(&self) -> usize {
+        self.columns.first().copied().unwrap_or(0)
+    }
+
+    pub(crate) fn row_groups(&self) -> usize {
+        self.first_rows.len()
+    }
+
+    /// Reads a row group, or the rows of it that `selection` selects.
+    pub(crate) fn read(
+        &self,
+        row_group: usize,
+        selection: Option<RowSelection>,
+        table: &TableSchema,
+    ) -> Result<RowGroupReader> {
+        let group = self.footer().row_group(row_group);
+        let bytes = RowGroupBytes::new(self.object.clone(), group);
+        let expected = match &selection {
+            Some(selection) => selection.row_count() as u64,
+            None => row_count(group),
+        };
+        let mut builder =
+            ParquetRecordBatchReaderBuilder::new_with_metadata(bytes.clone(), self.metadata.clone())
+                .with_row_groups(vec![row_group])
+                .with_batch_size(batch_rows(group));
+        if let Some(selection) = selection {
+            builder = builder.with_row_selection(selection);
+        }
+        let object = self.object.clone();
+        let reader = contain(
+            |panic| object.damaged(format!("the decoder gave up: {panic}")),
+            || {
+                builder
+                    .build()
+                    .map_err(|error| bytes.take_failure().unwrap_or_else(|| object.damaged(error)))
+            },
+        )?;
+        Ok(RowGroupReader {
+            object: self.object.clone(),
+            bytes,
+            reader,
+            columns: self.columns.clone(),
+            table: table.clone(),
+            next_row: self.first_rows[row_group],
+            left: expected,
+        })
+    }
+}
+
+/// The rows of a row group, whose count was checked not to be negative.
+pub(crate) fn row_count(group: &RowGroupMetaData) -> u64 {
+    u64::try_from(group.num_rows()).unwrap_or(0)
+}
+
+/// How many rows of a row group make a batch.
+fn batch_rows(group: &RowGroupMetaData) -> usize {
+    let bytes: u64 = group
+        .columns()
+        .iter()
+        .map(|column| {
+            let encoded = column.uncompressed_size().max(0);
+            let plain = column.unencoded_byte_array_data_bytes().unwrap_or(0);
+            encoded
+                .max(plain)
+                .max(column.num_values().saturating_mul(8))
+                .cast_unsigned()
+        })
+        .fold(0, u64::saturating_add);
+    let row_bytes = (bytes / row_count(group).max(1)).max(1);
+    (BATCH_BYTES / row_bytes).clamp(1, BATCH_ROWS) as usize
+}
+
+/// Where each table column is in the file, or what is wrong with the file's columns.
+fn map_columns(found: &ArrowSchema, table: &Schema) -> Result<Vec<usize>, String> {
+    let quoted = |names: Vec<&str>| {
+        names
+            .iter()
+            .map(|name| format!("\"{name}\""))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let names: Vec<&str> = table.columns().map(|column| column.name.as_str()).collect();
+    let extra: Vec<&str> = found
+        .fields()
+        .iter()
+        .map(|field| field.name().as_str())
+        .filter(|name| !names.contains(name))
+        .collect();
+    if !extra.is_empty() {
+        return Err(format!(
+            "has columns that the table does not have: {}; the table has {}",
+            quoted(extra),
+            quoted(names)
+        ));
+    }
+    let mut positions = Vec::with_capacity(names.len());
+    let mut missing = Vec::new();
+    for column in table.columns() {
+        let mut matches = found
+            .fields()
+            .iter()
+            .enumerate()
+            .filter(|(_, field)| *field.name() == column.name);
+        let Some((position, field)) = matches.next() else {
+            missing.push(column.name.as_str());
+            continue;
+        };
+        if matches.next().is_some() {
+            return Err(format!("has two columns named \"{}\"", column.name));
+        }
+        let expected = &column.data_type;
+        let found_type = core_type(field.data_type()).map_err(|found| {
+            format!(
+                "has column \"{}\" of type {found}; the table expects {}",
+                column.name,
+                describe(expected)
+            )
+        })?;
+        if !same_type(&found_type, expected) {
+            return Err(format!(
+                "has column \"{}\" of type {}; the table expects {}",
+                column.name,
+                describe(&found_type),
+                describe(expected)
+            ));
+        }
+        positions.push(position);
+    }
+    if !missing.is_empty() {
+        return Err(format!("lacks columns of the table: {}", quoted(missing)));
+    }
+    Ok(positions)
+}
+
+/// The table schema that a Parquet object stands for, with these key columns; every other column is a value
+/// column, in file order. Call it where blocking is allowed.
+///
+/// # Errors
+/// `Invalid`, with the column, when a key column is missing, a type has no place in a table, or the object is not
+/// Parquet.
+pub(crate) fn read_schema(object: &RemoteObject, row_key: &[&str], sort_key: &[&str]) -> Result<Schema> {
+    contain(
+        |panic| object.damaged(format!("the decoder gave up: {panic}")),
+        || {
+            let footer = read_footer(object, false)?;
+            let metadata = ArrowReaderMetadata::try_new(footer, ArrowReaderOptions::new())
+                .map_err(|error| object.damaged(error))?;
+            schema_from_arrow(metadata.schema(), row_key, sort_key)
+                .map_err(|error| error.context(format!("cannot take a schema from \"{}\"", object.name)))
+        },
+    )
+}
+
+/// The batches of one row group.
+pub(crate) struct RowGroupReader {
+    object: Arc<RemoteObject>,
+    bytes: RowGroupBytes,
+    reader: ParquetRecordBatchReader,
+    columns: Vec<usize>,
+    table: TableSchema,
+    next_row: u64,
+    left: u64,
+}
+
+/// Columns of some rows, in table order; text may be in views.
+#[derive(Debug)]
+pub(crate) struct Rows {
+    pub(crate) columns: Vec<ArrayRef>,
+    pub(crate) rows: usize,
+    /// The number in the file of the first row; rows that a selection leaves out are not counted.
+    pub(crate) first_row: u64,
+}
+
+impl RowGroupReader {
+    /// The next rows; none at the end.
+    pub(crate) fn next(&mut self) -> Result<Option<Rows>> {
+        let Self {
+            object,
+            bytes,
+            reader,
+            ..
+        } = self;
+        let batch = contain(
+            |panic| object.damaged(format!("the decoder gave up: {panic}")),
+            || {
+                reader
+                    .next()
+                    .transpose()
+                    .map_err(|error| bytes.take_failure().unwrap_or_else(|| object.damaged(error)))
+            },
+        )?;
+        let Some(batch) = batch else {
+            if self.left > 0 {
+                return Err(self
+                    .object
+                    .damaged(format!("a row group ends {} rows early", self.left)));
+            }
+            return Ok(None);
+        };
+        let rows = batch.num_rows();
+        self.left = self.left.checked_sub(rows as u64).ok_or_else(|| {
+            self.object
+                .damaged("a row group has more rows than its footer says")
+        })?;
+        let columns: Vec<ArrayRef> = self
+            .columns
+            .iter()
+            .map(|&position| batch.column(position).clone())
+            .collect();
+        let first_row = self.next_row;
+        self.next_row += rows as u64;
+        for (column, array) in self.table.core.columns().zip(&columns) {
+            if !column.nullable
+                && array.null_count() > 0
+                && let Some(at) = (0..rows).find(|row| array.is_null(*row))
+            {
+                return Err(null_refused(&self.object, &column.name, first_row + at as u64));
+            }
+        }
+        Ok(Some(Rows {
+            columns,
+            rows,
+            first_row,
+        }))
+    }
+}
+
+fn null_refused(object: &RemoteObject, column: &str, row: u64) -> Error {
+    let reason = format!("has a null in column \"{column}\", row {row}, where the table allows none");
+    match object.origin {
+        Origin::Input => Error::invalid(format!("input \"{}\" {reason}", object.name)),
+        Origin::Table => object.damaged(reason),
+    }
+}
+
+impl Rows {
+    /// The error for a column that could not take the table's form; finds the row.
+    pub(crate) fn misfit(
+        &self,
+        object: &RemoteObject,
+        table: &TableSchema,
+        column: usize,
+        misfit: Misfit,
+    ) -> Error {
+        let name = table.arrow.field(column).name();
+        match misfit {
+            Misfit::Other(error) => object.damaged(format!("column \"{name}\": {error}")),
+            Misfit::Null => {
+                let fits =
+                    |row| conform(&self.columns[column].slice(row, 1), table.column_type(column)).is_ok();
+                let row = (0..self.rows).find(|row| !fits(*row)).unwrap_or(0) as u64;
+                null_refused(object, name, self.first_row + row)
+            }
+        }
+    }
+}
+
+impl Rows {
+    /// Some of the rows.
+    pub(crate) fn slice(&self, from: usize, rows: usize) -> Self {
+        Self {
+            columns: self
+                .columns
+                .iter()
+                .map(|column| column.slice(from, rows))
+                .collect(),
+            rows,
+            first_row: self.first_row + from as u64,
+        }
+    }
+}

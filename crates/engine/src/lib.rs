@@ -1,0 +1,53 @@
+//! Rows: everything that reads, sorts, merges and writes them.
+//!
+//! [`ParquetRowEngine`] is the port `RowEngine` on Parquet files in any object store. Its calls do their work on
+//! threads of their own, never on the async runtime; they stop when their future is dropped. Rows move in columns
+//! from end to end: what is sorted and merged is places of rows, and rows are gathered once, on their way out.
+//!
+//! | Module | What lives there |
+//! |---|---|
+//! | [`options`] | memory, threads and the spill directory |
+//! | `engine` | the port |
+//! | `ingest`, `export` | the two calls, step by step |
+//! | [`arrow_schema`], `table`, `columns` | core types and Arrow's; arrays brought into one form |
+//! | `input`, `footer`, `object_reader`, `pruning` | untrusted Parquet, read in bounded windows, without what no bound needs |
+//! | `sort_key`, `cut`, `sort`, `merge` | the order of rows |
+//! | `buffers`, `spill` | rows in memory and on disk until they are written |
+//! | `digest` | the row digest, frozen |
+//! | `writer`, `object_writer` | Parquet out, with checksum and key range |
+//! | [`generate`] | files to try things with |
+//! | `threads`, `cancel` | shared work, panics contained, work stopped |
+//!
+//! Invariants: every row read is written once, which count and digest prove before a call answers; files are
+//! sorted and cut at leaves; damaged bytes end in an error that names the object, never in a panic; objects are
+//! only ever added.
+
+#![warn(missing_docs)]
+
+pub mod arrow_schema;
+pub mod generate;
+pub mod options;
+
+mod buffers;
+mod cancel;
+mod columns;
+mod cut;
+mod digest;
+mod engine;
+mod export;
+mod footer;
+mod ingest;
+mod input;
+mod merge;
+mod object_reader;
+mod object_writer;
+mod pruning;
+mod sort;
+mod sort_key;
+mod spill;
+mod table;
+mod threads;
+mod writer;
+
+pub use engine::ParquetRowEngine;
+pub use options::EngineOptions;

@@ -1,0 +1,281 @@
+//! Reads an object from plain threads, in bounded windows.
+//!
+//! The Parquet decoder asks for pages through [`ChunkReader`]. Each column chunk of a row group has one window of
+//! bytes that moves along with the pages; a row group that is small altogether is fetched at once. Failures of
+//! the store are kept aside, because the decoder turns every error into one of its own.
+
+use std::{
+    io::{self, Read},
+    ops::Range,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bytes::{Buf, Bytes};
+use dormouse_core::{Error, ErrorKind, Result};
+use futures::StreamExt;
+use object_store::{GetOptions, GetRange, ObjectStore, path::Path};
+use parquet::{
+    errors::ParquetError,
+    file::{
+        metadata::RowGroupMetaData,
+        reader::{ChunkReader, Length},
+    },
+};
+use tokio::runtime::Handle;
+
+/// A row group of at most so many bytes is fetched with one request.
+const WHOLE_ROW_GROUP_BYTES: u64 = 6 << 20;
+/// The windows of a row group's columns together hold about so many bytes.
+const ROW_GROUP_WINDOW_BYTES: u64 = 32 << 20;
+
+/// Whose object it is, which decides what its damage means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Somebody's input: damage is `Invalid`.
+    Input,
+    /// A file of the table: damage is `Corrupt`.
+    Table,
+}
+
+/// An object of a known size, pinned to a version where one is given.
+#[derive(Clone, Debug)]
+pub(crate) struct RemoteObject {
+    pub(crate) name: String,
+    pub(crate) origin: Origin,
+    pub(crate) store: Arc<dyn ObjectStore>,
+    pub(crate) path: Path,
+    pub(crate) bytes: u64,
+    pub(crate) e_tag: Option<String>,
+    pub(crate) runtime: Handle,
+}
+
+impl RemoteObject {
+    /// The error for bytes that are not what they should be.
+    pub(crate) fn damaged(&self, reason: impl std::fmt::Display) -> Error {
+        match self.origin {
+            Origin::Input => Error::invalid(format!("cannot read \"{}\" as Parquet: {reason}", self.name)),
+            Origin::Table => Error::corrupt(format!("data file \"{}\" is damaged: {reason}", self.name)),
+        }
+    }
+
+    /// The error for an object that is not the one that was named.
+    fn changed(&self) -> Error {
+        match self.origin {
+            Origin::Input => Error::invalid(format!(
+                "input \"{}\" has changed since the job was accepted",
+                self.name
+            )),
+            Origin::Table => Error::corrupt(format!(
+                "data file \"{}\" is not {} bytes long",
+                self.name, self.bytes
+            )),
+        }
+    }
+
+    fn failed(&self, error: object_store::Error) -> Error {
+        let error = Error::from(error);
+        match error.kind() {
+            ErrorKind::Conflict => self.changed().with_source(error),
+            _ => error.context(format!("cannot read \"{}\"", self.name)),
+        }
+    }
+
+    async fn get(&self, range: Range<u64>) -> Result<object_store::GetResult> {
+        let options = GetOptions {
+            range: Some(GetRange::Bounded(range)),
+            if_match: self.e_tag.clone(),
+            ..GetOptions::default()
+        };
+        let answer = self
+            .store
+            .get_opts(&self.path, options)
+            .await
+            .map_err(|error| self.failed(error))?;
+        if answer.meta.size != self.bytes {
+            return Err(self.changed());
+        }
+        Ok(answer)
+    }
+
+    /// The bytes of a range inside the object.
+    pub(crate) fn fetch(&self, range: Range<u64>) -> Result<Bytes> {
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        self.runtime.block_on(async {
+            let expected = range.end - range.start;
+            let answer = self.get(range).await?;
+            let bytes = answer.bytes().await.map_err(|error| self.failed(error))?;
+            if bytes.len() as u64 != expected {
+                return Err(Error::unavailable(format!(
+                    "the store sent {} of {expected} bytes of \"{}\"",
+                    bytes.len(),
+                    self.name
+                )));
+            }
+            Ok(bytes)
+        })
+    }
+
+    /// Streams the whole object through `consume`, in order.
+    pub(crate) fn scan(&self, mut consume: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        if self.bytes == 0 {
+            return Ok(());
+        }
+        self.runtime.block_on(async {
+            let mut stream = self.get(0..self.bytes).await?.into_stream();
+            while let Some(piece) = stream.next().await {
+                consume(&piece.map_err(|error| self.failed(error))?)?;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// The bytes of one row group.
+#[derive(Clone, Debug)]
+pub(crate) struct RowGroupBytes(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    object: Arc<RemoteObject>,
+    chunks: Vec<Range<u64>>,
+    windows: Vec<Mutex<Window>>,
+    window_bytes: u64,
+    failure: Mutex<Option<Error>>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Window {
+    start: u64,
+    bytes: Bytes,
+}
+
+impl Window {
+    fn from(&self, at: u64) -> Option<Bytes> {
+        let skip = usize::try_from(at.checked_sub(self.start)?).ok()?;
+        (skip < self.bytes.len()).then(|| self.bytes.slice(skip..))
+    }
+}
+
+impl RowGroupBytes {
+    /// A reader of `row_group`, whose ranges were checked to be inside the object.
+    pub(crate) fn new(object: Arc<RemoteObject>, row_group: &RowGroupMetaData) -> Self {
+        let chunks: Vec<Range<u64>> = row_group
+            .columns()
+            .iter()
+            .map(|column| {
+                let (start, length) = column.byte_range();
+                start..start + length
+            })
+            .collect();
+        let first = chunks.iter().map(|chunk| chunk.start).min().unwrap_or(0);
+        let last = chunks.iter().map(|chunk| chunk.end).max().unwrap_or(0);
+        let columns = chunks.len().max(1) as u64;
+        let (chunks, window_bytes) = if last - first <= WHOLE_ROW_GROUP_BYTES {
+            (std::iter::once(first..last).collect(), WHOLE_ROW_GROUP_BYTES)
+        } else {
+            (
+                chunks,
+                (ROW_GROUP_WINDOW_BYTES / columns).clamp(64 << 10, 1 << 20),
+            )
+        };
+        let windows = chunks.iter().map(|_| Mutex::default()).collect();
+        Self(Arc::new(Inner {
+            object,
+            chunks,
+            windows,
+            window_bytes,
+            failure: Mutex::default(),
+        }))
+    }
+
+    /// The store's failure behind an error of the decoder, where there was one.
+    pub(crate) fn take_failure(&self) -> Option<Error> {
+        self.0
+            .failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+
+    /// At least `length` bytes from `start`, or up to the end of the column chunk for a `length` of 0.
+    fn window(&self, start: u64, length: u64) -> Result<Bytes, ParquetError> {
+        let beyond = || ParquetError::EOF(format!("a page at {start} reaches beyond its column chunk"));
+        let end = start.checked_add(length).ok_or_else(beyond)?;
+        let chunk = self
+            .0
+            .chunks
+            .iter()
+            .position(|chunk| chunk.contains(&start) && end <= chunk.end)
+            .ok_or_else(beyond)?;
+        let mut window = self.0.windows[chunk]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(bytes) = window.from(start)
+            && bytes.len() as u64 >= length
+        {
+            return Ok(bytes);
+        }
+        let until = end.max(start + self.0.window_bytes).min(self.0.chunks[chunk].end);
+        match self.0.object.fetch(start..until) {
+            Ok(bytes) => {
+                *window = Window {
+                    start,
+                    bytes: bytes.clone(),
+                };
+                Ok(bytes)
+            }
+            Err(error) => {
+                let report = error.report();
+                *self.0.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                Err(ParquetError::General(report))
+            }
+        }
+    }
+}
+
+impl Length for RowGroupBytes {
+    fn len(&self) -> u64 {
+        self.0.object.bytes
+    }
+}
+
+impl ChunkReader for RowGroupBytes {
+    type T = WindowReader;
+
+    fn get_read(&self, start: u64) -> Result<WindowReader, ParquetError> {
+        Ok(WindowReader {
+            source: self.clone(),
+            at: start,
+            bytes: Bytes::new(),
+        })
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
+        if length == 0 {
+            return Ok(Bytes::new());
+        }
+        Ok(self.window(start, length as u64)?.slice(..length))
+    }
+}
+
+/// Reads on from a place in a column chunk, window by window.
+#[derive(Debug)]
+pub(crate) struct WindowReader {
+    source: RowGroupBytes,
+    at: u64,
+    bytes: Bytes,
+}
+
+impl Read for WindowReader {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.bytes.is_empty() {
+            self.bytes = self.source.window(self.at, 0).map_err(io::Error::other)?;
+        }
+        let count = out.len().min(self.bytes.len());
+        self.bytes.copy_to_slice(&mut out[..count]);
+        self.at += count as u64;
+        Ok(count)
+    }
+}

@@ -1,0 +1,12 @@
+//! The row engine through its port, on Parquet in an in-memory store.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
+
+mod cancellation;
+mod damage;
+mod export;
+mod fixture;
+mod ingest;
+mod inputs;
+mod properties;
+mod spilling;
