@@ -1,0 +1,246 @@
+//! How a workflow commits.
+//!
+//! Direct: the worker appends to the log itself, together with what its process has waiting for the same table.
+//! Queued: the worker sends the commit to the queue `commit` and waits until the log tells what became of it,
+//! or a stored answer, where the commit was refused or was so already; a committer appends what has gathered. Any mix of both is safe, since the log decides.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use dormouse_core::{
+    Error, ErrorKind, Result,
+    collections::Collection,
+    config::CommitMode,
+    ids::{RunId, TableId, TransactionNumber},
+    message::CommitMessage,
+    ports::{Condition, Delivery, Item, ItemKey, Message, QueueName, queue::MAX_BODY_BYTES},
+    state::{Commit, CommitId, Outcome, Record, Refusal, TableState},
+    tables::TableInfo,
+    tracker::Tracker,
+};
+use object_store::{ObjectStoreExt, PutMode, PutOptions, path::Path};
+
+use crate::{
+    services::Services,
+    worker::{Handler, JobFailure, Subject},
+};
+
+/// How long a worker waits for a queued commit before its message is given back.
+const QUEUED_WAIT: Duration = Duration::from_secs(15 * 60);
+
+/// How long an answer that the log does not tell is kept.
+const ANSWER_RETENTION: Duration = Duration::from_secs(24 * 3600);
+
+/// The kind of an answer to a commit that was so already, which the log does not tell.
+const APPLIED: &str = "Applied";
+
+/// How many commit messages a committer has in hand.
+const COMMITTER_CONCURRENCY: usize = 100;
+
+/// Commits to a table in its commit mode, and answers once the outcome is known.
+///
+/// # Errors
+/// `Unavailable` while the outcome is not known; errors of the stores.
+pub async fn commit(services: &Services, table: &TableInfo, commit: Commit) -> Result<Outcome> {
+    let outcome = match services.table_settings(table)?.commit_mode() {
+        CommitMode::Direct => services
+            .states
+            .commit(&table.id, commit)
+            .await
+            .map(|committed| committed.outcome),
+        CommitMode::Queued => commit_queued(services, &table.id, commit).await,
+    };
+    outcome.map_err(own_object)
+}
+
+/// An object that must be new and is there already was written by this very request, which the store's client
+/// sent twice as the first answer was lost. The message is not to end for it.
+pub(crate) fn own_object(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::AlreadyExists => {
+            Error::unavailable("an object was written, and the answer was lost").with_source(error)
+        }
+        _ => error,
+    }
+}
+
+async fn commit_queued(services: &Services, table: &TableId, commit: Commit) -> Result<Outcome> {
+    send(services, table, &commit).await?;
+    let clock = &services.ports.clock;
+    let deadline = clock.now().plus(QUEUED_WAIT);
+    let mut pause = Duration::from_millis(10);
+    loop {
+        if let Some(outcome) = outcome_of(services, table, &commit).await? {
+            return Ok(outcome);
+        }
+        if clock.now() > deadline {
+            return Err(Error::unavailable(format!(
+                "commit {} was queued and not answered",
+                commit.id
+            )));
+        }
+        clock.sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(1));
+    }
+}
+
+async fn send(services: &Services, table: &TableId, commit: &Commit) -> Result<()> {
+    let mut message = CommitMessage {
+        table_id: table.clone(),
+        commit_id: commit.id.clone(),
+        commit: Some(commit.clone()),
+        body_object: None,
+    };
+    let mut body = message.to_body()?;
+    if body.len() > MAX_BODY_BYTES / 2 {
+        let path = Path::from(format!("{table}/commits/{}.json", services.ports.ids.uuid()));
+        let create = PutOptions {
+            mode: PutMode::Create,
+            ..PutOptions::default()
+        };
+        let put = services
+            .data
+            .put_opts(&path, body.into_bytes().into(), create)
+            .await;
+        match put {
+            Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        message.commit = None;
+        message.body_object = Some(path.to_string());
+        body = message.to_body()?;
+    }
+    let message = Message {
+        body,
+        group: Some(table.to_string()),
+        delay: Duration::ZERO,
+    };
+    services.queue(QueueName::Commit)?.send(vec![message]).await?;
+    Ok(())
+}
+
+/// What became of a commit, if the log or a stored answer tells.
+async fn outcome_of(services: &Services, table: &TableId, commit: &Commit) -> Result<Option<Outcome>> {
+    let state = services.states.state(table).await?;
+    if let Some(outcome) = outcome_in(&state, commit) {
+        return Ok(Some(outcome));
+    }
+    let Some(item) = services.ports.items.get(&answer_key(table, &commit.id)).await? else {
+        return Ok(None);
+    };
+    let kind = match item.text("kind")? {
+        APPLIED => {
+            let transaction = u64::try_from(item.number("transaction")?).unwrap_or_default();
+            return Ok(Some(Outcome::Applied(TransactionNumber(transaction))));
+        }
+        "Conflict" => ErrorKind::Conflict,
+        "NotFound" => ErrorKind::NotFound,
+        "Invalid" => ErrorKind::Invalid,
+        "AlreadyExists" => ErrorKind::AlreadyExists,
+        _ => ErrorKind::Unavailable,
+    };
+    Ok(Some(Outcome::Refused(Refusal {
+        kind,
+        reason: item.text("reason")?.to_owned(),
+    })))
+}
+
+fn outcome_in(state: &TableState, commit: &Commit) -> Option<Outcome> {
+    if let Some(transaction) = state.recent_commit(&commit.id) {
+        return Some(Outcome::Applied(transaction));
+    }
+    match &commit.record {
+        Record::FilesAdded { job, run, .. } | Record::CompactionCommitted { job, run, .. } => {
+            let done = state.committed(job)?;
+            Some(if done.run == *run {
+                Outcome::Applied(done.transaction)
+            } else {
+                Outcome::AlreadyDone(done.transaction)
+            })
+        }
+        _ => None,
+    }
+}
+
+fn answer_key(table: &TableId, commit: &CommitId) -> ItemKey {
+    ItemKey::new(Collection::CommitOutcomes, table.as_str(), commit.as_str())
+}
+
+/// Works on the queue `commit`: appends what other workers ask for.
+#[derive(Debug)]
+pub struct Committer {
+    services: Services,
+}
+
+impl Committer {
+    /// A committer.
+    pub fn new(services: Services) -> Self {
+        Self { services }
+    }
+
+    async fn commit(&self, delivery: &Delivery) -> Result<()> {
+        let mut message = CommitMessage::parse(&delivery.body)?;
+        if let Some(path) = message.body_object.take() {
+            let path = Path::parse(&path)
+                .map_err(|error| Error::invalid("\"bodyObject\" is not a path").with_source(error))?;
+            let body = self.services.data.get(&path).await?.bytes().await?;
+            let text = std::str::from_utf8(&body)
+                .map_err(|error| Error::corrupt("a commit request is not text").with_source(error))?;
+            message = CommitMessage::parse(text)?;
+        }
+        let Some(commit) = message.commit else {
+            return Err(Error::invalid("a commit request points to another one"));
+        };
+        let table = &message.table_id;
+        let committed = self.services.states.commit(table, commit.clone()).await?;
+        if outcome_in(&committed.state, &commit).is_some() {
+            return Ok(());
+        }
+        let item = Item::new(answer_key(table, &commit.id))
+            .expiring(self.services.ports.clock.now().plus(ANSWER_RETENTION));
+        let item = match committed.outcome {
+            Outcome::Applied(transaction) | Outcome::AlreadyDone(transaction) => {
+                item.with("kind", APPLIED).with("transaction", transaction.0)
+            }
+            Outcome::Refused(refusal) => item
+                .with("kind", format!("{:?}", refusal.kind))
+                .with("reason", refusal.reason),
+        };
+        self.services.ports.items.put(item, Condition::None).await
+    }
+}
+
+#[async_trait]
+impl Handler for Committer {
+    fn queue(&self) -> QueueName {
+        QueueName::Commit
+    }
+
+    fn concurrency(&self) -> usize {
+        COMMITTER_CONCURRENCY
+    }
+
+    /// None: the worker that waits for the outcome reports it.
+    async fn subject(&self, _body: &str, _message_id: &str) -> Result<Option<Subject>> {
+        Ok(None)
+    }
+
+    async fn handle(&self, delivery: &Delivery, _run: &RunId) -> Result<(), JobFailure> {
+        Ok(self.commit(delivery).await?)
+    }
+}
+
+/// Reports a committed job to the tracker; the repair does it if this fails.
+pub(crate) async fn report_committed(
+    tracker: &Tracker,
+    subject: &Subject,
+    run: (&RunId, u32),
+    kind: dormouse_core::tracker::EventKind,
+) {
+    let recorded = tracker
+        .record(&subject.key, subject.table_name.as_deref(), run, kind)
+        .await;
+    if let Err(error) = recorded {
+        tracing::warn!(job = %subject.key.job, error = error.report(), "commit not reported");
+    }
+}

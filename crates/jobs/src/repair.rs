@@ -1,0 +1,147 @@
+//! Schedule: make the tracker say what the logs and the dead letters know.
+//!
+//! A worker that dies between its commit and its report leaves a job that looks unfinished; one that dies on its
+//! last attempt leaves a dead letter that nobody has reported. Both are found here.
+
+use dormouse_core::{
+    ErrorKind, Result,
+    collections::Collection,
+    ids::{ExportId, RunId, TransactionNumber},
+    plan::export::ExportPlan,
+    ports::{Condition, Item, ItemKey},
+    tables::TableInfo,
+    tracker::{EventKind, JobKey, JobKind, JobStatus},
+};
+
+use object_store::ObjectStoreExt;
+
+use crate::{services::Services, worker::Handler};
+
+/// How many dead letters of a queue one repair looks at.
+const DEAD_LETTERS: usize = 10_000;
+
+/// Reports the commits of one table that the tracker does not know. Returns how many.
+///
+/// # Errors
+/// Errors of the stores.
+pub async fn commits(services: &Services, table: &TableInfo) -> Result<u64> {
+    let key = ItemKey::new(Collection::TrackerRepairs, table.id.as_str(), ());
+    let stored = services.ports.items.get(&key).await?;
+    let done = match &stored {
+        Some(item) => TransactionNumber(u64::try_from(item.number("transaction")?).unwrap_or_default()),
+        None => TransactionNumber::default(),
+    };
+    let state = services.states.state(&table.id).await?;
+    if state.transaction() <= done {
+        return Ok(0);
+    }
+    let oldest = services
+        .ports
+        .clock
+        .now()
+        .minus(services.settings.job_status_ttl());
+    let mut repaired = 0;
+    for (job, entry) in state
+        .ledger()
+        .filter(|(_, entry)| entry.transaction > done && entry.at > oldest)
+    {
+        let key = JobKey {
+            kind: JobKind::Ingest,
+            table: Some(table.id.clone()),
+            job: job.clone(),
+        };
+        let report = services.tracker.report(&key).await?;
+        if report
+            .as_ref()
+            .is_some_and(|report| report.status == JobStatus::Finished)
+        {
+            continue;
+        }
+        let attempt = report
+            .as_ref()
+            .and_then(|report| report.runs.iter().find(|run| run.run == entry.run))
+            .map_or(1, |run| run.attempt);
+        let kind = EventKind::Committed {
+            transaction: entry.transaction,
+            rows: entry.rows,
+            files: entry.files,
+        };
+        services
+            .tracker
+            .record(&key, Some(table.name.as_str()), (&entry.run, attempt), kind)
+            .await?;
+        repaired += 1;
+    }
+    let item = Item::new(key).with("transaction", state.transaction().0);
+    services.ports.items.put(item, Condition::None).await?;
+    Ok(repaired)
+}
+
+/// Reports jobs whose message died without a report. Returns how many.
+///
+/// # Errors
+/// Errors of the stores.
+pub async fn dead_letters(services: &Services, handler: &dyn Handler) -> Result<u64> {
+    let queue = services.queue(handler.queue())?;
+    let mut repaired = 0;
+    for letter in queue.dead_letters(DEAD_LETTERS).await? {
+        let subject = match handler.subject(&letter.body, &letter.message_id).await {
+            Ok(Some(subject)) => subject,
+            Ok(None) => continue,
+            Err(error) if error.kind() == ErrorKind::Unavailable => return Err(error),
+            Err(_) => continue,
+        };
+        let report = services.tracker.report(&subject.key).await?;
+        if report.as_ref().is_some_and(|report| report.status.is_final()) {
+            continue;
+        }
+        if report.is_none() && has_ended(services, &subject.key).await? {
+            continue;
+        }
+        let reasons = vec![format!(
+            "the message moved to the dead letters of queue {} after {} deliveries",
+            handler.queue(),
+            letter.attempts
+        )];
+        let kind = match &subject.part {
+            Some(part) => EventKind::PartFailed {
+                part: part.clone(),
+                reasons,
+            },
+            None => EventKind::Failed { reasons },
+        };
+        let (run, attempt) = match &subject.run {
+            Some(run) => (run.clone(), 1),
+            None => (
+                RunId::new(format!("dead-{}", letter.message_id))?,
+                letter.attempts,
+            ),
+        };
+        services
+            .tracker
+            .record(&subject.key, subject.table_name.as_deref(), (&run, attempt), kind)
+            .await?;
+        repaired += 1;
+    }
+    Ok(repaired)
+}
+
+/// Whether a job that the tracker no longer knows has taken effect.
+async fn has_ended(services: &Services, key: &JobKey) -> Result<bool> {
+    let Some(table) = &key.table else { return Ok(false) };
+    match key.kind {
+        JobKind::Ingest => Ok(services.states.state(table).await?.committed(&key.job).is_some()),
+        JobKind::Export => {
+            let export = ExportId::new(key.job.as_str())?;
+            match services
+                .exports
+                .head(&ExportPlan::success_path(table, &export))
+                .await
+            {
+                Ok(_) => Ok(true),
+                Err(object_store::Error::NotFound { .. }) => Ok(false),
+                Err(error) => Err(error.into()),
+            }
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! The ports and stores that workflows use.
+
+use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
+
+use dormouse_core::{
+    Error, Result,
+    config::{InstanceSettings, TableSettings},
+    ids::BucketName,
+    message::TableRef,
+    ports::{
+        AbandonedUploads, Bucket, Buckets, Clock, Ids, ItemStore, Queue, QueueName, RowEngine, ServerSideCopy,
+    },
+    state::StateStore,
+    tables::{TableInfo, Tables},
+    tracker::Tracker,
+};
+use object_store::ObjectStore;
+
+/// The adapters that an instance runs on.
+#[derive(Clone, Debug)]
+pub struct Ports {
+    /// Durable items.
+    pub items: Arc<dyn ItemStore>,
+    /// Every queue.
+    pub queues: BTreeMap<QueueName, Arc<dyn Queue>>,
+    /// Objects.
+    pub buckets: Arc<dyn Buckets>,
+    /// Uploads that were left behind.
+    pub uploads: Arc<dyn AbandonedUploads>,
+    /// Copies inside the object store.
+    pub copy: Arc<dyn ServerSideCopy>,
+    /// Rows.
+    pub engine: Arc<dyn RowEngine>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Ids and randomness.
+    pub ids: Arc<dyn Ids>,
+    /// The name of the bucket that holds table data.
+    pub data_bucket: BucketName,
+    /// The name of the bucket that exports go to.
+    pub export_bucket: BucketName,
+}
+
+/// Everything that workflows use.
+#[derive(Clone, Debug)]
+pub struct Services {
+    /// The adapters.
+    pub ports: Ports,
+    /// The instance's properties.
+    pub settings: InstanceSettings,
+    /// Table states.
+    pub states: Arc<StateStore>,
+    /// The index of tables.
+    pub tables: Tables,
+    /// What became of jobs.
+    pub tracker: Tracker,
+    /// The bucket that holds table data.
+    pub data: Arc<dyn ObjectStore>,
+    /// The bucket that exports go to.
+    pub exports: Arc<dyn ObjectStore>,
+    pub(crate) plans: Arc<crate::export::PlanCache>,
+}
+
+impl Services {
+    /// The services over these ports.
+    ///
+    /// # Errors
+    /// `NotFound` when a bucket or queue is missing.
+    pub fn new(ports: Ports, settings: InstanceSettings) -> Result<Self> {
+        if let Some(name) = QueueName::ALL
+            .iter()
+            .find(|name| !ports.queues.contains_key(name))
+        {
+            return Err(Error::not_found(format!("the instance has no queue {name}")));
+        }
+        let data = ports.buckets.open(&Bucket::Named(ports.data_bucket.clone()))?;
+        let exports = ports.buckets.open(&Bucket::Named(ports.export_bucket.clone()))?;
+        let (items, clock, ids) = (&ports.items, &ports.clock, &ports.ids);
+        let states = Arc::new(StateStore::new(
+            items.clone(),
+            data.clone(),
+            clock.clone(),
+            ids.clone(),
+        ));
+        Ok(Self {
+            tables: Tables::new(items.clone(), states.clone(), clock.clone(), ids.clone()),
+            tracker: Tracker::new(
+                items.clone(),
+                clock.clone(),
+                ids.clone(),
+                settings.job_status_ttl(),
+            ),
+            states,
+            data,
+            exports,
+            settings,
+            plans: Arc::default(),
+            ports,
+        })
+    }
+
+    /// A queue.
+    ///
+    /// # Errors
+    /// `NotFound` when the instance does not have it.
+    pub fn queue(&self, name: QueueName) -> Result<&Arc<dyn Queue>> {
+        self.ports
+            .queues
+            .get(&name)
+            .ok_or_else(|| Error::not_found(format!("the instance has no queue {name}")))
+    }
+
+    /// The table that a message names.
+    ///
+    /// # Errors
+    /// `NotFound`, with the name.
+    pub async fn table(&self, table: &TableRef) -> Result<TableInfo> {
+        match table {
+            TableRef::Name(name) => self.tables.named(name).await,
+            TableRef::Id(id) => self
+                .tables
+                .by_id(id)
+                .await?
+                .ok_or_else(|| Error::not_found(format!("table with id {id} does not exist"))),
+        }
+    }
+
+    /// The settings of a table.
+    ///
+    /// # Errors
+    /// `Invalid` when a stored property is wrong.
+    pub fn table_settings(&self, table: &TableInfo) -> Result<TableSettings> {
+        self.settings.for_table(&table.properties)
+    }
+
+    /// The bucket that holds table data.
+    pub fn data_bucket(&self) -> Bucket {
+        Bucket::Named(self.ports.data_bucket.clone())
+    }
+
+    /// The bucket that exports go to.
+    pub fn export_bucket(&self) -> Bucket {
+        Bucket::Named(self.ports.export_bucket.clone())
+    }
+}

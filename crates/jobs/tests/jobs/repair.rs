@@ -1,0 +1,142 @@
+//! The repair: the tracker says what the logs and the dead letters know.
+
+use std::time::Duration;
+
+use dormouse_core::{
+    ports::QueueName,
+    testing::memory::EngineStep,
+    tracker::{JobFilter, JobStatus},
+};
+use dormouse_jobs::{ingest::IngestWorker, repair, schedule::Schedule, worker};
+
+use crate::{
+    faults::polled,
+    harness::{VISIBILITY, World, export_message, rows},
+};
+
+async fn repaired(world: &World) {
+    Schedule::Repair.run_once(&world.process()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_that_was_not_reported_is_found_in_the_log() {
+    let world = World::new();
+    let table = world.table("events", 1).await;
+    world.feed(&table, "j1", &rows("a", [1, 2])).await;
+    let gate = world.gate(|step| matches!(step, EngineStep::Ingested { .. }));
+    let services = world.process();
+    tokio::select! {
+        () = world.work(&services) => {}
+        () = async {
+            gate.reached().await;
+            gate.open();
+            while world.job("j1").await.status != JobStatus::Uncommitted {
+                tokio::task::yield_now().await;
+            }
+            world.faults.unavailable("items write job");
+            while world.depth(QueueName::Ingest).await.hidden > 0 {
+                world.sleep(Duration::from_millis(100)).await;
+            }
+        } => {}
+    }
+    world.faults.clear();
+    assert_eq!(world.job("j1").await.status, JobStatus::Uncommitted);
+    assert_eq!(repair::commits(&world.process(), &table).await.unwrap(), 1);
+    let report = world.job("j1").await;
+    assert_eq!(
+        (report.status, report.rows_written(), report.runs.len()),
+        (JobStatus::Finished, 2, 1)
+    );
+    assert_eq!(repair::commits(&world.process(), &table).await.unwrap(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_whose_worker_died_on_every_attempt_is_reported() {
+    let world = World::new();
+    let table = world.table("events", 1).await;
+    world.feed(&table, "deadly", &rows("a", [1])).await;
+    let _gate = world.gate(|step| matches!(step, EngineStep::Ingest { .. }));
+    for _ in 0..5 {
+        let services = world.process();
+        let handler = IngestWorker::new(services.clone());
+        assert!(polled(500, worker::run_once(&services, &handler)).await.is_none());
+        world.sleep(VISIBILITY).await;
+    }
+    world.engine.clear_hook();
+    let services = world.process();
+    worker::run_once(&services, &IngestWorker::new(services.clone()))
+        .await
+        .unwrap();
+    assert_eq!(world.job("deadly").await.status, JobStatus::InProgress);
+    repaired(&world).await;
+    let report = world.job("deadly").await;
+    assert_eq!(report.status, JobStatus::Failed);
+    assert!(
+        report.reasons()[0].contains("dead letters of queue ingest after 5"),
+        "{:?}",
+        report.reasons()
+    );
+    let before = world.faults.count("items write job");
+    repaired(&world).await;
+    assert_eq!(
+        world.faults.count("items write job"),
+        before,
+        "a report is written again and again"
+    );
+    world.queue(QueueName::Ingest).redrive(None).await.unwrap();
+    world.settle().await;
+    assert_eq!(world.job("deadly").await.status, JobStatus::Finished);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_export_whose_part_died_is_reported() {
+    let world = World::new();
+    let table = world.table("events", 1).await;
+    world.fed(&table, "j1", &rows("a", [1])).await;
+    world.fed(&table, "j2", &rows("b", [2])).await;
+    world.send(QueueName::Export, export_message(&table, "e1")).await;
+    world
+        .engine
+        .set_hook(|_| async { Err(dormouse_core::Error::unavailable("no")) });
+    world.settle().await;
+    let report = world.job("e1").await;
+    assert_eq!(
+        (report.status, report.export.unwrap().failed),
+        (JobStatus::Failed, 1)
+    );
+    repaired(&world).await;
+    assert_eq!(world.job("e1").await.runs.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repair_that_dies_anywhere_is_completed_by_the_next() {
+    for polls in 1.. {
+        let world = World::new();
+        let table = world.table("events", 1).await;
+        let services = world.process();
+        for job in ["j1", "j2"] {
+            let record = dormouse_core::state::Record::FilesAdded {
+                job: dormouse_core::ids::JobId::new(job).unwrap(),
+                run: dormouse_core::ids::RunId::new(format!("{job}-run")).unwrap(),
+                issued: dormouse_core::ports::Clock::now(&*world.clock),
+                files: Vec::new(),
+            };
+            world.commit(&table, job, record).await;
+        }
+        let done = polled(polls, repair::commits(&services, &table)).await;
+        repair::commits(&world.process(), &table).await.unwrap();
+        for job in ["j1", "j2"] {
+            assert_eq!(world.job(job).await.status, JobStatus::Finished, "{polls} polls");
+        }
+        let listed = world
+            .services
+            .tracker
+            .list(&JobFilter::default(), 10)
+            .await
+            .unwrap();
+        assert_eq!(listed.len(), 2);
+        if done.is_some() {
+            break;
+        }
+    }
+}
