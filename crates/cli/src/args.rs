@@ -1,0 +1,375 @@
+//! Every command and option.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use dormouse_core::{
+    ids::{ExportId, JobId, TableName},
+    ports::QueueName,
+    time::Timestamp,
+    tracker::{JobKind, JobStatus},
+};
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 internal error or failed job, 2 wrong request or rejected job, \
+                          3 not found, 4 exists already or conflict, 5 unavailable, 6 damaged data.";
+
+/// Key-sorted, range-partitioned tables as Parquet, fed and read by queue messages, exactly once.
+#[derive(Debug, Parser)]
+#[command(name = "dormouse", version, max_term_width = 110, after_help = EXIT_CODES)]
+pub(crate) struct Args {
+    /// The data directory: queue, tracker, state and objects.
+    #[arg(
+        long,
+        global = true,
+        env = "DORMOUSE_DATA",
+        default_value = "./dormouse-data",
+        value_name = "DIR"
+    )]
+    pub(crate) data: PathBuf,
+
+    /// How reports are printed.
+    #[arg(long, global = true, value_enum, default_value = "table")]
+    pub(crate) format: Format,
+
+    /// How logs are printed on standard error. What is logged: DORMOUSE_LOG, such as debug or dormouse_jobs=debug.
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value = "text",
+        env = "DORMOUSE_LOG_FORMAT"
+    )]
+    pub(crate) log_format: LogFormat,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Makes, lists and changes tables.
+    #[command(subcommand)]
+    Table(TableCommand),
+    /// Lists a table's partitions.
+    Partitions(PartitionsArgs),
+    /// Lists a table's data files.
+    Files(FilesArgs),
+    /// Sends an ingest job: all rows of some Parquet files, once.
+    #[command(after_help = "Examples:\n  \
+        dormouse ingest events day1.parquet day2.parquet --wait\n  \
+        dormouse ingest events s3://source/2026-11-20/ --id events-2026-11-20\n\n\
+        The same id is ingested once, however often it is sent.")]
+    Ingest(IngestArgs),
+    /// Sends an export job: the whole table as it is now, one file a leaf.
+    #[command(after_help = "Examples:\n  \
+        dormouse export events --wait\n  \
+        dormouse export events --id nightly-2026-11-20 --as-of 2026-11-20T00:00:00Z")]
+    Export(ExportArgs),
+    /// Shows what became of jobs.
+    #[command(subcommand)]
+    Jobs(JobsCommand),
+    /// Sends messages, and looks after queues and their dead letters.
+    #[command(subcommand)]
+    Queue(QueueCommand),
+    /// Works on queues until it is stopped.
+    #[command(after_help = "Example:\n  dormouse worker ingest export export-leaf")]
+    Worker(WorkerArgs),
+    /// Runs every worker and schedule in one process, until it is stopped.
+    Serve,
+    /// Collects garbage now: files that no state that is kept refers to, and old orphans.
+    #[command(after_help = "Example:\n  dormouse gc --orphan-age-hours 1")]
+    Gc(GcArgs),
+    /// Lists every property with its default and what it does.
+    Properties,
+    /// Makes Parquet files to try things with.
+    #[command(
+        after_help = "Example:\n  dormouse generate lineitem --scale 0.1 --files 4 --output ./lineitem"
+    )]
+    Generate(GenerateArgs),
+    /// Shows the main job on real input: makes TPC-H lineitem, ingests it through the queue into eight leaves, and
+    /// exports it through the queue.
+    Demo(DemoArgs),
+}
+
+impl Command {
+    /// Whether the command runs until it is stopped, and its logs are of interest.
+    pub(crate) fn is_server(&self) -> bool {
+        matches!(self, Self::Serve | Self::Worker(_))
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TableCommand {
+    /// Makes a table.
+    #[command(after_help = "Examples:\n  \
+        dormouse table create events --schema schema.json --split-points points.txt\n  \
+        dormouse table create events --from-parquet day1.parquet --row-key key --sort-key timestamp\n\n\
+        A schema file is Sleeper's JSON: {\"rowKeyFields\":[{\"name\":\"key\",\"type\":\"StringType\"}], \
+        \"sortKeyFields\":[], \"valueFields\":[…]}.\n\
+        A split points file has a line for each point: the first key of a leaf, as text for a single column \
+        (mmmm), or as a JSON array of values ([\"mmmm\", 5]).")]
+    Create(TableCreateArgs),
+    /// Lists tables.
+    List,
+    /// Shows a table: its columns, leaves, files, rows and properties.
+    Describe { table: TableName },
+    /// Deletes a table and, with the next garbage collections, its objects.
+    Delete {
+        table: TableName,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Gives a table another name.
+    Rename { table: TableName, to: TableName },
+    /// Lets schedules work on a table again.
+    Online { table: TableName },
+    /// Keeps schedules from working on a table.
+    Offline { table: TableName },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct TableCreateArgs {
+    /// The table's name.
+    pub(crate) name: TableName,
+    /// A schema in Sleeper's JSON form.
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "from_parquet",
+        conflicts_with = "from_parquet"
+    )]
+    pub(crate) schema: Option<PathBuf>,
+    /// A Parquet file whose columns the table gets.
+    #[arg(long, value_name = "FILE", requires = "row_key")]
+    pub(crate) from_parquet: Option<PathBuf>,
+    /// The row key columns of the Parquet file.
+    #[arg(
+        long,
+        value_name = "COLUMNS",
+        value_delimiter = ',',
+        conflicts_with = "schema"
+    )]
+    pub(crate) row_key: Vec<String>,
+    /// The sort key columns of the Parquet file.
+    #[arg(
+        long,
+        value_name = "COLUMNS",
+        value_delimiter = ',',
+        conflicts_with = "schema"
+    )]
+    pub(crate) sort_key: Vec<String>,
+    /// A file of split points, one a line: the table begins with a leaf more than there are.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) split_points: Option<PathBuf>,
+    /// A property of the table, such as dormouse.table.gc.delay.minutes=5.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) properties: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct PartitionsArgs {
+    pub(crate) table: TableName,
+    /// Also partitions that were split.
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct FilesArgs {
+    pub(crate) table: TableName,
+    /// The table as it was: a transaction number or a time such as 2026-11-20T09:30:00Z.
+    #[arg(long, value_name = "STATE")]
+    pub(crate) as_of: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct IngestArgs {
+    pub(crate) table: TableName,
+    /// Parquet files of this machine, or bucket/key, s3://bucket/key; a prefix means all *.parquet below it.
+    #[arg(required = true)]
+    pub(crate) files: Vec<String>,
+    /// The job's id.
+    #[arg(long)]
+    pub(crate) id: Option<JobId>,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ExportArgs {
+    pub(crate) table: TableName,
+    /// The export's id: the last part of its prefix.
+    #[arg(long)]
+    pub(crate) id: Option<ExportId>,
+    /// The table as it was: a transaction number or a time such as 2026-11-20T09:30:00Z.
+    #[arg(long, value_name = "STATE")]
+    pub(crate) as_of: Option<String>,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
+}
+
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct WaitArgs {
+    /// Follow the job to its end, work on its queues too, and end with its outcome as exit code.
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// With --wait: leave the work to `dormouse serve` or workers.
+    #[arg(long, requires = "wait")]
+    pub(crate) no_work: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum JobsCommand {
+    /// Lists jobs, the newest first.
+    #[command(
+        after_help = "Example:\n  dormouse jobs list --table events --status FAILED --since 2026-11-20T00:00:00Z"
+    )]
+    List(JobsListArgs),
+    /// Shows everything that is known of a job.
+    Show {
+        /// The job's id, or the export's.
+        id: JobId,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct JobsListArgs {
+    /// Of this table.
+    #[arg(long)]
+    pub(crate) table: Option<TableName>,
+    /// With this status, such as FINISHED.
+    #[arg(long)]
+    pub(crate) status: Option<JobStatus>,
+    /// Of this kind: ingest or export.
+    #[arg(long)]
+    pub(crate) kind: Option<JobKind>,
+    /// First heard of at or after this time.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<Timestamp>,
+    /// First heard of before this time.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) until: Option<Timestamp>,
+    /// How many.
+    #[arg(long, default_value_t = 50)]
+    pub(crate) limit: usize,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum QueueCommand {
+    /// Sends a message, and prints its id.
+    #[command(after_help = "Examples:\n  \
+        dormouse queue send ingest '{\"id\":\"job-1\",\"tableName\":\"events\",\"files\":[\"file:///data/day1.parquet\"]}'\n  \
+        dormouse queue send export '{\"tableName\":\"events\",\"exportId\":\"nightly-2026-11-20\"}'\n  \
+        jq -c . job.json | dormouse queue send ingest -")]
+    Send {
+        queue: QueueName,
+        /// The text, exactly as it would be sent to SQS; - reads it from standard input.
+        body: String,
+    },
+    /// Shows how many messages each queue holds.
+    List,
+    /// Shows messages without receiving them.
+    Peek {
+        queue: QueueName,
+        #[arg(long, default_value_t = 10)]
+        limit: usize,
+    },
+    /// Shows messages that were given up.
+    DeadLetters {
+        queue: QueueName,
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+    },
+    /// Moves dead letters back to be tried again.
+    Retry {
+        queue: QueueName,
+        /// Ids of messages; all without any.
+        ids: Vec<String>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WorkerKind {
+    /// Queue ingest.
+    Ingest,
+    /// Queue export: plans exports.
+    Export,
+    /// Queue export-leaf: writes exports.
+    ExportLeaf,
+    /// Queue commit: appends queued commits.
+    Commit,
+    /// Snapshots and cutting logs.
+    Snapshots,
+    /// Garbage collection.
+    Garbage,
+    /// Repair of the tracker.
+    Repair,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct WorkerArgs {
+    /// What to work on.
+    #[arg(required = true, value_enum)]
+    pub(crate) kinds: Vec<WorkerKind>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct GcArgs {
+    /// Collect files that nothing has referred to for so long, instead of each table's property.
+    #[arg(long, value_name = "MINUTES")]
+    pub(crate) delay_minutes: Option<f64>,
+    /// Sweep orphans of this age, instead of the property. Running jobs whose files are swept start again.
+    #[arg(long, value_name = "HOURS")]
+    pub(crate) orphan_age_hours: Option<f64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Dataset {
+    /// Sleeper's standard row: a random 10-letter key, a random timestamp, a random 10-letter value.
+    Sleeper,
+    /// TPC-H lineitem.
+    Lineitem,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct GenerateArgs {
+    #[arg(value_enum)]
+    pub(crate) dataset: Dataset,
+    /// The directory to write to.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) output: PathBuf,
+    /// How many files.
+    #[arg(long, default_value_t = 4)]
+    pub(crate) files: u32,
+    /// sleeper: how many rows in all.
+    #[arg(long, default_value_t = 1_000_000)]
+    pub(crate) rows: u64,
+    /// sleeper: the seed of the random rows.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// lineitem: the scale factor; 1 is six million rows.
+    #[arg(long, default_value_t = 0.1)]
+    pub(crate) scale: f64,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DemoArgs {
+    /// The scale factor of TPC-H; 1 is six million rows.
+    #[arg(long, default_value_t = 0.5)]
+    pub(crate) scale: f64,
+}

@@ -1,0 +1,68 @@
+//! One file per noun.
+
+mod demo;
+mod export;
+mod files;
+mod gc;
+mod generate;
+mod ingest;
+mod jobs;
+mod partitions;
+mod properties;
+mod queue;
+mod serve;
+mod table;
+
+use std::process::ExitCode;
+
+use dormouse_core::Result;
+
+use crate::{
+    args::{Args, Command},
+    instance::Instance,
+    printer::Printer,
+};
+
+/// What every command works with.
+pub(crate) struct Context {
+    pub(crate) instance: Instance,
+    pub(crate) printer: Printer,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Whatever the command met; its kind is the exit code.
+pub(crate) async fn run(args: Args) -> Result<ExitCode> {
+    let printer = Printer::new(args.format);
+    match &args.command {
+        Command::Generate(args) => {
+            generate::run(args, printer)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Command::Properties => {
+            properties::run(printer)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        _ => {}
+    }
+    let context = Context {
+        instance: Instance::open(&args.data)?,
+        printer,
+    };
+    match args.command {
+        Command::Table(command) => table::run(&context, command).await?,
+        Command::Partitions(args) => partitions::run(&context, &args).await?,
+        Command::Files(args) => files::run(&context, &args).await?,
+        Command::Ingest(args) => return ingest::run(&context, args).await,
+        Command::Export(args) => return export::run(&context, args).await,
+        Command::Jobs(command) => jobs::run(&context, command).await?,
+        Command::Queue(command) => queue::run(&context, command).await?,
+        Command::Worker(args) => serve::run(&context, &args.kinds).await?,
+        Command::Serve => serve::run(&context, serve::EVERYTHING).await?,
+        Command::Gc(args) => gc::run(&context, &args).await?,
+        Command::Demo(args) => demo::run(&context, &args).await?,
+        Command::Generate(_) | Command::Properties => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,352 @@
+//! `dormouse table`.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use dormouse_core::{
+    Error, Result,
+    ids::PartitionId,
+    key::{Bytes, Key, KeyValue},
+    message::Location,
+    partition::tree_from_split_points,
+    ports::InputObject,
+    schema::{Column as SchemaColumn, DataType, Schema, from_sleeper_json},
+    tables::TableInfo,
+};
+use object_store::ObjectStoreExt;
+use serde::Serialize;
+
+use super::Context;
+use crate::{
+    args::{TableCommand, TableCreateArgs},
+    printer::{self, Column},
+};
+
+pub(super) async fn run(context: &Context, command: TableCommand) -> Result<()> {
+    let tables = &context.instance.services.tables;
+    match command {
+        TableCommand::Create(args) => {
+            let info = create(context, args).await?;
+            print(context, &info, "made")
+        }
+        TableCommand::List => list(context).await,
+        TableCommand::Describe { table } => describe(context, &tables.named(&table).await?).await,
+        TableCommand::Delete { table, yes } => {
+            let info = tables.named(&table).await?;
+            if !yes && !confirmed(&format!("delete table \"{}\" and all its rows?", info.name))? {
+                return Err(Error::invalid("not confirmed; --yes deletes without asking"));
+            }
+            print(context, &tables.delete(&table).await?, "deleted")
+        }
+        TableCommand::Rename { table, to } => print(context, &tables.rename(&table, &to).await?, "renamed"),
+        TableCommand::Online { table } => print(context, &tables.set_online(&table, true).await?, "online"),
+        TableCommand::Offline { table } => {
+            print(context, &tables.set_online(&table, false).await?, "offline")
+        }
+    }
+}
+
+fn print(context: &Context, info: &TableInfo, done: &str) -> Result<()> {
+    context.printer.value(info, |info| {
+        format!("table \"{}\" with id {} {done}", info.name, info.id)
+    })
+}
+
+fn confirmed(question: &str) -> Result<bool> {
+    printer::note(&format!("{question} [y/N]"));
+    let mut answer = String::new();
+    std::io::stdin()
+        .read_line(&mut answer)
+        .map_err(|error| Error::invalid("cannot read the answer").with_source(error))?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+async fn create(context: &Context, args: TableCreateArgs) -> Result<TableInfo> {
+    let services = &context.instance.services;
+    let schema = match (&args.schema, &args.from_parquet) {
+        (Some(path), _) => from_sleeper_json(&read(path)?)
+            .map_err(|error| error.context(format!("{} is not a schema", path.display())))?,
+        (None, Some(path)) => schema_of_parquet(context, path, &args.row_key, &args.sort_key).await?,
+        (None, None) => return Err(Error::invalid("a table needs --schema or --from-parquet")),
+    };
+    let points = match &args.split_points {
+        Some(path) => read(path)?
+            .lines()
+            .enumerate()
+            .filter(|(_, line)| !line.trim().is_empty())
+            .map(|(number, line)| {
+                parse_split_point(&schema, line.trim()).map_err(|error| {
+                    error.context(format!(
+                        "line {} of {} is not a split point",
+                        number + 1,
+                        path.display()
+                    ))
+                })
+            })
+            .collect::<Result<Vec<_>>>()?,
+        None => Vec::new(),
+    };
+    let properties = args
+        .properties
+        .iter()
+        .map(|pair| {
+            pair.split_once('=')
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .ok_or_else(|| Error::invalid(format!("--set {pair} must be KEY=VALUE")))
+        })
+        .collect::<Result<BTreeMap<_, _>>>()?;
+    create_table(context, args.name, schema, &points, properties)
+        .await
+        .map_err(|error| match error.kind() {
+            dormouse_core::ErrorKind::Internal => error.context("the table was not made"),
+            _ => error,
+        })
+        .inspect(|info| tracing::debug!(table = %info.id, data = ?services.data, "table made"))
+}
+
+/// Makes a table whose leaves are cut at these points.
+pub(super) async fn create_table(
+    context: &Context,
+    name: dormouse_core::ids::TableName,
+    schema: Schema,
+    points: &[Key],
+    properties: BTreeMap<String, String>,
+) -> Result<TableInfo> {
+    let services = &context.instance.services;
+    let ids = &services.ports.ids;
+    let mut names = Vec::new();
+    for _ in 0..points.len() * 2 {
+        names.push(PartitionId::new(ids.uuid().to_string())?);
+    }
+    let mut names = names.into_iter();
+    let partitions = tree_from_split_points(points, || names.next().unwrap_or_else(PartitionId::root))?;
+    services
+        .tables
+        .create(name, Arc::new(schema), partitions, properties)
+        .await
+}
+
+fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path)
+        .map_err(|error| Error::invalid(format!("cannot read {}", path.display())).with_source(error))
+}
+
+/// The schema of a Parquet file of this machine.
+pub(super) async fn schema_of_parquet(
+    context: &Context,
+    path: &Path,
+    row_key: &[String],
+    sort_key: &[String],
+) -> Result<Schema> {
+    let absolute = std::fs::canonicalize(path)
+        .map_err(|error| Error::invalid(format!("cannot find {}", path.display())).with_source(error))?;
+    let location: Location = format!("file://{}", absolute.display()).parse()?;
+    let store = context.instance.services.ports.buckets.open(&location.bucket)?;
+    let meta = store.head(&location.path).await?;
+    let object = InputObject {
+        name: path.display().to_string(),
+        store,
+        path: location.path,
+        bytes: meta.size,
+        e_tag: meta.e_tag,
+    };
+    let row_key: Vec<&str> = row_key.iter().map(String::as_str).collect();
+    let sort_key: Vec<&str> = sort_key.iter().map(String::as_str).collect();
+    context
+        .instance
+        .engine
+        .schema_of(object, &row_key, &sort_key)
+        .await
+}
+
+/// A split point: a JSON array of values, or the text of a single one.
+fn parse_split_point(schema: &Schema, line: &str) -> Result<Key> {
+    let values = match serde_json::from_str(line) {
+        Ok(serde_json::Value::Array(values)) => values,
+        _ => vec![serde_json::Value::String(line.to_owned())],
+    };
+    if values.len() > schema.row_key().len() {
+        return Err(Error::invalid(format!(
+            "{line} has {} values; the row key has {} columns",
+            values.len(),
+            schema.row_key().len()
+        )));
+    }
+    let values = values
+        .iter()
+        .zip(schema.row_key())
+        .map(|(value, column)| key_value(column, value))
+        .collect::<Result<Vec<_>>>()?;
+    let key = Key::new(values);
+    schema.check_key(&key)?;
+    Ok(key)
+}
+
+fn key_value(column: &SchemaColumn, value: &serde_json::Value) -> Result<KeyValue> {
+    let text = match value {
+        serde_json::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let wrong = |right: &str| {
+        Error::invalid(format!(
+            "\"{text}\" is no value of column \"{}\": it must be {right}",
+            column.name
+        ))
+    };
+    let number = || text.parse::<i64>().map_err(|_| wrong("a whole number"));
+    let small = || {
+        text.parse::<i32>()
+            .map_err(|_| wrong("a whole number of 32 bits"))
+    };
+    match &column.data_type {
+        DataType::Int32 => small().map(KeyValue::Int32),
+        DataType::Int64 => number().map(KeyValue::Int64),
+        DataType::Date32 => small().map(KeyValue::Date32),
+        DataType::Timestamp { .. } => number().map(KeyValue::Timestamp),
+        DataType::Utf8 => Ok(KeyValue::Utf8(text.into())),
+        DataType::Binary => parse_hex(&text)
+            .map(|bytes| KeyValue::Binary(Bytes(bytes)))
+            .ok_or_else(|| wrong("hexadecimal")),
+        _ => Err(wrong("of a key type")),
+    }
+}
+
+fn parse_hex(text: &str) -> Option<Box<[u8]>> {
+    let digits = text.strip_prefix("0x").unwrap_or(text).as_bytes();
+    if !digits.len().is_multiple_of(2) {
+        return None;
+    }
+    digits
+        .chunks(2)
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+        .collect()
+}
+
+async fn list(context: &Context) -> Result<()> {
+    let tables = context.instance.services.tables.list().await?;
+    let columns = [
+        Column::Left("table"),
+        Column::Left("id"),
+        Column::Left("phase"),
+        Column::Left("created"),
+    ];
+    let row = |info: &TableInfo| {
+        vec![
+            info.name.to_string(),
+            info.id.to_string(),
+            info.phase.to_string(),
+            info.created.to_string(),
+        ]
+    };
+    context
+        .printer
+        .list(&tables, &columns, row, "no tables; dormouse table create --help")
+}
+
+#[derive(Serialize)]
+struct Description {
+    #[serde(flatten)]
+    info: TableInfo,
+    schema: Arc<Schema>,
+    transaction: u64,
+    leaves: usize,
+    files: usize,
+    references: u64,
+    rows: u64,
+    bytes: u64,
+    garbage_files: usize,
+    pins: usize,
+}
+
+async fn describe(context: &Context, info: &TableInfo) -> Result<()> {
+    let state = context.instance.services.states.live_state(&info.id).await?;
+    let schema = state
+        .schema()
+        .cloned()
+        .ok_or_else(|| Error::corrupt("a live table has no schema".to_owned()))?;
+    let description = Description {
+        info: info.clone(),
+        schema,
+        transaction: state.transaction().0,
+        leaves: state.leaf_count(),
+        files: state.file_count(),
+        references: state.reference_count(),
+        rows: state.rows(),
+        bytes: state.files().map(|(file, _)| file.bytes).sum(),
+        garbage_files: state.garbage().count(),
+        pins: state.pins().count(),
+    };
+    context.printer.value(&description, |description| {
+        let fields = printer::fields(&[
+            ("table", description.info.name.to_string()),
+            ("id", description.info.id.to_string()),
+            ("phase", description.info.phase.to_string()),
+            ("created", description.info.created.to_string()),
+            ("transaction", description.transaction.to_string()),
+            ("leaves", printer::count(description.leaves as u64)),
+            ("files", printer::count(description.files as u64)),
+            ("references", printer::count(description.references)),
+            ("rows", printer::count(description.rows)),
+            ("size", printer::bytes(description.bytes)),
+            ("garbage", format!("{} files", description.garbage_files)),
+            ("pins", description.pins.to_string()),
+        ]);
+        let columns = [
+            Column::Left("column"),
+            Column::Left("type"),
+            Column::Left("key"),
+            Column::Left("nullable"),
+        ];
+        let schema = &description.schema;
+        let keys = std::iter::repeat_n("row", schema.row_key().len())
+            .chain(std::iter::repeat_n("sort", schema.sort_key().len()))
+            .chain(std::iter::repeat(""));
+        let rows = schema.columns().zip(keys).map(|(column, key)| {
+            vec![
+                column.name.clone(),
+                format!("{:?}", column.data_type),
+                key.to_owned(),
+                if column.nullable { "yes" } else { "no" }.to_owned(),
+            ]
+        });
+        let mut text = format!("{fields}\n\n{}", printer::table(&columns, rows));
+        for (key, value) in &description.info.properties {
+            text.push_str(&format!("\n{key}={value}"));
+        }
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schema() -> Schema {
+        Schema::new(
+            vec![
+                SchemaColumn::required("name", DataType::Utf8),
+                SchemaColumn::required("number", DataType::Int64),
+            ],
+            vec![],
+            vec![],
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn a_split_point_is_text_or_a_tuple() {
+        let text = parse_split_point(&schema(), "mm").unwrap();
+        assert_eq!(text, Key::new([KeyValue::Utf8("mm".into())]));
+        let tuple = parse_split_point(&schema(), r#"["mm", -5]"#).unwrap();
+        assert_eq!(
+            tuple,
+            Key::new([KeyValue::Utf8("mm".into()), KeyValue::Int64(-5)])
+        );
+    }
+
+    #[test]
+    fn a_wrong_split_point_is_refused_with_its_column() {
+        let error = parse_split_point(&schema(), r#"["mm", "x"]"#).unwrap_err();
+        assert!(error.to_string().contains("\"number\""), "{error}");
+        assert!(parse_split_point(&schema(), r#"["a", 1, 2]"#).is_err());
+    }
+}

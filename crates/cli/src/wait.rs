@@ -1,0 +1,169 @@
+//! Following a job to its end.
+
+use std::{process::ExitCode, time::Duration};
+
+use dormouse_core::{
+    Error, Result,
+    tracker::{JobKey, JobReport, JobStatus},
+};
+use dormouse_jobs::{
+    Handler, Services,
+    commit::Committer,
+    export::{ExportLeafWorker, ExportSplitter},
+    ingest::IngestWorker,
+    schedule::Schedule,
+    worker,
+};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio_util::sync::CancellationToken;
+
+use crate::{args::WaitArgs, printer, signals::stop_signal};
+
+/// How often the tracker is asked.
+const POLL: Duration = Duration::from_millis(100);
+
+/// A job about to be sent: what is known of it from an earlier sending is not the outcome of this one.
+#[derive(Clone, Debug)]
+pub(crate) struct Sending {
+    key: JobKey,
+    known: Vec<JobReport>,
+}
+
+impl Sending {
+    /// Notes what is known of the job.
+    ///
+    /// # Errors
+    /// Errors of the item store.
+    pub(crate) async fn new(services: &Services, key: JobKey) -> Result<Self> {
+        let known = services.tracker.reports(&key.job).await?;
+        Ok(Self { key, known })
+    }
+
+    /// Whether the report says something that was not known before the sending. A job that had finished stays so.
+    fn is_news(&self, report: &JobReport) -> bool {
+        let before = self.known.iter().find(|known| known.key == report.key);
+        report.status == JobStatus::Finished || before.is_none_or(|known| report.updated > known.updated)
+    }
+}
+
+/// Follows a job that was sent until it ends, and works on the queues unless others do. Returns its last report.
+///
+/// # Errors
+/// Errors of the stores.
+pub(crate) async fn for_job(services: &Services, sending: &Sending, args: &WaitArgs) -> Result<JobReport> {
+    let stop = CancellationToken::new();
+    let follow = async {
+        let report = tokio::select! {
+            report = follow(services, sending) => report,
+            signal = stop_signal() => signal.and_then(|()| Err(interrupted(sending))),
+        };
+        stop.cancel();
+        report
+    };
+    if args.no_work {
+        return follow.await;
+    }
+    let (report, worked) = tokio::join!(follow, work(services, &stop));
+    worked?;
+    report
+}
+
+fn interrupted(sending: &Sending) -> Error {
+    Error::unavailable(format!(
+        "interrupted: job {} is on its queue, and goes on with the next worker",
+        sending.key.job
+    ))
+}
+
+async fn work(services: &Services, stop: &CancellationToken) -> Result<()> {
+    let ingest = IngestWorker::new(services.clone());
+    let splitter = ExportSplitter::new(services.clone());
+    let leaf = ExportLeafWorker::new(services.clone());
+    let committer = Committer::new(services.clone());
+    let handlers: [&dyn Handler; 4] = [&ingest, &splitter, &leaf, &committer];
+    let workers = handlers.map(|handler| worker::run(services, handler, stop));
+    // A message that dies without a report would be waited for in vain.
+    let repair = Schedule::Repair.run(services, stop);
+    let (worked, ()) = tokio::join!(futures::future::try_join_all(workers), repair);
+    worked.map(|_| ())
+}
+
+async fn follow(services: &Services, sending: &Sending) -> Result<JobReport> {
+    let key = &sending.key;
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed_precise} {msg}") {
+        bar.set_style(style);
+    }
+    bar.set_message(format!("{} {} waits in its queue", key.kind, key.job));
+    loop {
+        if let Some(report) = find(services, sending).await? {
+            bar.set_message(progress(&report));
+            if report.status.is_final() {
+                bar.finish_and_clear();
+                return Ok(report);
+            }
+        }
+        bar.tick();
+        services.ports.clock.sleep(POLL).await;
+    }
+}
+
+/// The news of a job. A rejected one may be filed without its table.
+async fn find(services: &Services, sending: &Sending) -> Result<Option<JobReport>> {
+    let untabled = JobKey {
+        table: None,
+        ..sending.key.clone()
+    };
+    for key in [&sending.key, &untabled] {
+        if let Some(report) = services
+            .tracker
+            .report(key)
+            .await?
+            .filter(|report| sending.is_news(report))
+        {
+            return Ok(Some(report));
+        }
+    }
+    Ok(None)
+}
+
+fn progress(report: &JobReport) -> String {
+    let key = &report.key;
+    let rows = printer::count(report.rows_written().max(report.rows_read()));
+    match &report.export {
+        Some(export) => format!(
+            "{} {} {} {} of {} leaves, {rows} rows, {}",
+            key.kind,
+            key.job,
+            report.status,
+            export.done,
+            export.total,
+            printer::bytes(export.bytes)
+        ),
+        None => format!("{} {} {} {rows} rows", key.kind, key.job, report.status),
+    }
+}
+
+/// The exit code of a job's end.
+pub(crate) fn exit_code(status: JobStatus) -> ExitCode {
+    match status {
+        JobStatus::Rejected => ExitCode::from(2),
+        JobStatus::Failed => ExitCode::from(1),
+        JobStatus::Cancelled => ExitCode::from(4),
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+/// The error of a job that ended otherwise than it should.
+pub(crate) fn check_finished(report: &JobReport) -> Result<()> {
+    if report.status == JobStatus::Finished {
+        return Ok(());
+    }
+    Err(Error::internal(format!(
+        "{} job {} ended {}: {}",
+        report.key.kind,
+        report.key.job,
+        report.status,
+        report.reasons().join("; ")
+    )))
+}
