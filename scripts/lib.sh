@@ -1,0 +1,59 @@
+# What the scripts share. Sourced, not run.
+#
+# Everything that scripts install or build goes below one cache directory, which runs and checkouts share:
+#   DORMOUSE_CACHE   default ~/.cache/dormouse
+#   CARGO_TARGET_DIR default $DORMOUSE_CACHE/target
+
+set -euo pipefail
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$ROOT"
+
+export DORMOUSE_CACHE=${DORMOUSE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/dormouse}
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$DORMOUSE_CACHE/target}
+TOOLS=$DORMOUSE_CACHE/tools
+VENV=$DORMOUSE_CACHE/venv
+mkdir -p "$TOOLS" "$CARGO_TARGET_DIR"
+
+CARGO_DENY_VERSION=0.20.2
+
+step() { printf '\n== %s\n' "$*" >&2; }
+
+need() {
+    command -v "$1" >/dev/null 2>&1 || { echo "missing: $1. $2" >&2; exit 1; }
+}
+
+need_rust() {
+    need cargo "Install Rust with rustup: https://rustup.rs"
+    need cc "Install a C compiler, such as Debian's package build-essential."
+    for component in rustfmt clippy; do
+        cargo "${component/rustfmt/fmt}" --version >/dev/null 2>&1 ||
+            rustup component add "$component" >&2 ||
+            { echo "missing: the Rust component $component" >&2; exit 1; }
+    done
+}
+
+# Installs the pinned Python packages into a virtual environment in the cache.
+need_python() {
+    need python3 "Install Python 3.10 or newer."
+    local stamp=$VENV/.installed wanted
+    wanted=$(cat scripts/requirements.txt)
+    if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+        step "installing Python packages into $VENV"
+        python3 -m venv "$VENV" ||
+            { echo "missing: Python's venv, such as Debian's package python3-venv" >&2; exit 1; }
+        "$VENV/bin/pip" install --quiet --disable-pip-version-check -r scripts/requirements.txt >&2
+        printf '%s' "$wanted" >"$stamp"
+    fi
+}
+
+# Installs cargo-deny, built without much optimisation as it runs for a second.
+need_cargo_deny() {
+    if ! "$TOOLS/bin/cargo-deny" --version 2>/dev/null | grep -q "$CARGO_DENY_VERSION"; then
+        step "installing cargo-deny $CARGO_DENY_VERSION"
+        CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=false \
+            CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_TARGET_DIR=$TOOLS/target \
+            cargo install cargo-deny --quiet --locked --version "$CARGO_DENY_VERSION" --root "$TOOLS" >&2
+        rm -rf "$TOOLS/target"
+    fi
+}

@@ -1,0 +1,289 @@
+"""Every job's rows come into its table once, whatever happens to workers and messages."""
+
+from __future__ import annotations
+
+import fcntl
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import duckdb
+import pytest
+from harness import Export, Instance, Server, assert_same_rows, relation, seeds, wait_for
+
+Make = Callable[..., Instance]
+
+# Rows tell which job they are of.
+SCHEMA = {
+    "rowKeyFields": [{"name": "key", "type": "StringType"}],
+    "sortKeyFields": [{"name": "n", "type": "LongType"}],
+    "valueFields": [{"name": "job", "type": "StringType"}],
+}
+SPLIT_POINTS = ["4", "8", "c"]
+
+
+@dataclass
+class Work:
+    """Jobs of a table "events", with what each of them brings."""
+
+    instance: Instance
+    rows: int
+    inputs: dict[str, Path] = field(default_factory=dict)
+    exports: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.instance.create_table("events", SCHEMA, SPLIT_POINTS)
+
+    def ingest(self, copies: int = 1, rows: int | None = None) -> str:
+        """Sends one more job, so many times."""
+        job = f"job-{len(self.inputs):02}"
+        query = f"""SELECT printf('%016x', hash(i, '{job}')) AS "key", i AS n, '{job}' AS job
+            FROM range({rows or self.rows}) t(i)"""
+        self.inputs[job] = self.instance.parquet(f"{job}.parquet", query)
+        for _ in range(copies):
+            self.instance.send_ingest(job, "events", self.inputs[job])
+        return job
+
+    def export(self, copies: int = 1) -> str:
+        """Sends one more export, so many times."""
+        export = f"export-{len(self.exports):02}"
+        self.exports.append(export)
+        for _ in range(copies):
+            self.instance.send_export(export, "events")
+        return export
+
+    def wait(self) -> None:
+        """Waits until all jobs have finished and all queues are empty."""
+        statuses = self.instance.wait_jobs([*self.inputs, *self.exports])
+        wrong = {job: self.instance.job(job) for job, status in statuses.items() if status != "FINISHED"}
+        assert not wrong, wrong
+        self.instance.wait_empty_queues()
+
+    def check(self) -> None:
+        """Checks the table by value, each export for whole jobs, and that nothing is left behind."""
+        instance = self.instance
+        final = instance.export("events", "final")
+        assert_same_rows(relation(list(self.inputs.values())), final.relation)
+        for export in self.exports:
+            self.check_consistent(instance.exported(instance.job(export)))
+        assert len(instance.statuses()) == len(self.inputs) + len(self.exports) + 1
+        table = instance.describe("events")
+        assert table["pins"] == 0, table
+        instance.sweep()
+        left = [path for path in (instance.data / "spill").rglob("*") if path.is_file()]
+        assert not left, f"left in the spill directory: {left}"
+        assert_same_rows(final.relation, instance.export("events", "after-the-sweep").relation)
+
+    def check_consistent(self, export: Export) -> None:
+        """Checks that an export holds exactly the jobs that had been committed at its transaction."""
+        then = export.manifest["transaction"]
+        reports = self.instance.json("jobs", "list", "--kind", "ingest", "--limit", "1000")
+        committed = {run["transaction"]: report["job"] for report in reports for run in report["runs"] if run["transaction"]}
+        expected = [self.inputs[job] for transaction, job in committed.items() if transaction <= then]
+        if expected:
+            assert_same_rows(relation(expected), export.relation)
+        else:
+            assert export.rows == 0
+
+
+def attempts(instance: Instance, job: str) -> int:
+    """How often a job's message was delivered."""
+    return max((run["attempt"] for run in instance.job(job)["runs"]), default=0)
+
+
+def test_one_message_sent_ten_times(instance: Instance) -> None:
+    work = Work(instance, rows=2000)
+    job = work.ingest(copies=10)
+    with instance.serve():
+        work.wait()
+        # Again, after the job is long done.
+        instance.send_ingest(job, "events", work.inputs[job])
+        work.export(copies=10)
+        work.wait()
+    work.check()
+
+
+@pytest.mark.parametrize("mode", ["direct", "queued"])
+def test_killed_at_random_moments(make_instance: Make, mode: str) -> None:
+    """kill -9 of `serve`, 20 times while it has work to do, with a new process each time."""
+    instance = make_instance(
+        queue_visibility_timeout_seconds="1", queue_max_attempts="100", table_commit_mode=mode, memory_bytes="4M"
+    )
+    random = seeds(20 if mode == "direct" else 21)
+    work = Work(instance, rows=20_000)
+    for kill in range(20):
+        # The jobs come faster than they can be done, so that every kill meets some.
+        if kill < 12:
+            work.ingest()
+            work.ingest()
+        if kill % 3 == 0:
+            work.export()
+        server = instance.start()
+        time.sleep(random.uniform(0.03, 0.35))
+        assert server.runs(), server.text()
+        server.kill()
+    with instance.serve():
+        work.wait()
+    interrupted = [job for job in [*work.inputs, *work.exports] if attempts(instance, job) > 1]
+    print(f"interrupted: {interrupted}")
+    assert len(interrupted) >= 3, "the kills hit too little work to prove anything"
+    work.check()
+
+
+@pytest.mark.parametrize("mode", ["direct", "queued"])
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_share_a_directory(make_instance: Make, processes: int, mode: str) -> None:
+    """Several processes on one directory, with every message sent twice."""
+    instance = make_instance(table_commit_mode=mode)
+    work = Work(instance, rows=3000)
+    servers = [instance.start() for _ in range(processes)]
+    for round_ in range(20):
+        work.ingest(copies=2)
+        if round_ % 5 == 0:
+            work.export(copies=2)
+    work.wait()
+    for server in servers:
+        assert server.stop() == 0, server.text()
+    work.check()
+
+
+def paused_without_locks(instance: Instance, server: Server, job: str) -> bool:
+    """Pauses a server while it works on this job, but never with the database's lock in its hands, as other
+    processes rightly wait for that. Returns whether the job was open at that moment."""
+    while True:
+        server.pause()
+        try:
+            with (instance.data / "dormouse.lock").open() as turn:
+                fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            database = sqlite3.connect(instance.data / "dormouse.sqlite3", timeout=0.1, isolation_level=None)
+            database.execute("BEGIN IMMEDIATE")
+            database.execute("ROLLBACK")
+            database.close()
+            break
+        except (BlockingIOError, sqlite3.OperationalError):
+            server.resume()
+            time.sleep(0.002)
+    report = instance.job(job)
+    return bool(report) and report["status"] not in ("FINISHED", "FAILED", "REJECTED")
+
+
+@pytest.mark.parametrize("kind", ["ingest", "export"])
+def test_stopped_past_the_visibility_timeout(make_instance: Make, kind: str) -> None:
+    """A worker freezes in the middle of a job, another does the job, the first thaws and must change nothing."""
+    instance = make_instance(queue_visibility_timeout_seconds="1", memory_bytes="8M")
+    work = Work(instance, rows=150_000)
+    if kind == "export":
+        work.ingest()
+        with instance.serve():
+            work.wait()
+    for _ in range(5):
+        first = instance.start().wait_until_works()
+        job = work.ingest() if kind == "ingest" else work.export()
+        wait_for(lambda job=job: instance.job(job), "the job is begun")
+        if paused_without_locks(instance, first, job):
+            break
+        first.resume()
+        first.stop()
+    else:
+        pytest.fail("the job was always done before it could be stopped")
+    with instance.serve():
+        work.wait()
+        assert attempts(instance, job) > 1 or kind == "export"
+        first.resume()
+    assert first.stop() == 0, first.text()
+    work.check()
+
+
+def test_asked_to_stop_during_work(instance: Instance) -> None:
+    """SIGTERM lets running jobs finish within the drain time; what was not begun stays in the queue."""
+    work = Work(instance, rows=50_000)
+    jobs = [work.ingest() for _ in range(8)]
+    server = instance.start()
+    wait_for(lambda: instance.statuses(), "a job is begun")
+    server.ask_to_stop()
+    asked = time.monotonic()
+    assert server.process.wait(timeout=20) == 0, server.text()
+    assert time.monotonic() - asked < 6, "longer than the drain time"
+    statuses = instance.statuses()
+    assert set(statuses.values()) == {"FINISHED"}, statuses
+    assert len(statuses) < len(jobs), "all jobs were done before the signal came"
+    assert instance.depths() == {"ingest": (len(jobs) - len(statuses), 0, 0)}
+    with instance.serve():
+        work.wait()
+    assert all(attempts(instance, job) == 1 for job in jobs)
+    work.check()
+
+
+def begun(instance: Instance, job: str) -> int:
+    """How many runs of a job have begun."""
+    report = instance.job(job)
+    return sum(event["event"] == "started" for event in report["events"]) if report else 0
+
+
+def test_stopped_before_the_work_is_done(make_instance: Make) -> None:
+    """A job longer than the drain time is given back at once, and being stopped costs it no attempt."""
+    instance = make_instance(
+        worker_drain_seconds="0.05", queue_max_attempts="2", queue_visibility_timeout_seconds="60", memory_bytes="4M"
+    )
+    work = Work(instance, rows=1_000_000)
+    job = work.ingest()
+    for stops in range(3):
+        server = instance.start()
+        wait_for(lambda stops=stops: begun(instance, job) > stops, "the job runs", seconds=10)
+        asked = time.monotonic()
+        assert server.stop() == 0, server.text()
+        assert time.monotonic() - asked < 2, "longer than the drain time"
+        assert instance.job(job)["status"] != "FINISHED", "the job is too small for this machine"
+        assert instance.depths() == {"ingest": (1, 0, 0)}, "the message was not given back"
+    with instance.serve():
+        work.wait()
+    work.check()
+
+
+def test_stopped_as_messages_arrive(make_instance: Make) -> None:
+    """Whenever SIGTERM comes, no message stays hidden behind the process that has gone."""
+    instance = make_instance(queue_visibility_timeout_seconds="60")
+    random = seeds(3)
+    work = Work(instance, rows=10)
+    for _ in range(12):
+        work.ingest()
+        server = instance.start()
+        while "working;" not in server.text():
+            time.sleep(0.0005)
+        time.sleep(random.uniform(0, 0.015))
+        assert server.stop() == 0, server.text()
+        assert all(hidden == 0 for _, hidden, _ in instance.depths().values()), instance.depths()
+    with instance.serve():
+        work.wait()
+    assert all(attempts(instance, job) == 1 for job in work.inputs)
+    work.check()
+
+
+def test_killed_while_a_process_is_left(make_instance: Make) -> None:
+    """One of two processes is killed again and again; the other takes over what it held."""
+    instance = make_instance(queue_visibility_timeout_seconds="1", queue_max_attempts="100")
+    random = seeds(5)
+    work = Work(instance, rows=15_000)
+    with instance.serve():
+        for round_ in range(8):
+            work.ingest(copies=2)
+            work.ingest()
+            if round_ % 3 == 0:
+                work.export()
+            other = instance.start()
+            time.sleep(random.uniform(0.03, 0.4))
+            other.kill()
+        work.wait()
+    work.check()
+
+
+def test_keys_that_are_equal_stay(instance: Instance) -> None:
+    """Exactly once is per job, not per row: two jobs with the same file give every row twice."""
+    instance.create_table("events", SCHEMA, SPLIT_POINTS)
+    file = instance.parquet("a.parquet", "SELECT printf('%x', i % 10) AS \"key\", i % 3 AS n, 'j' AS job FROM range(100) t(i)")
+    for job in ("one", "two"):
+        instance.ingest("events", file, job=job)
+    rows = duckdb.execute(f"SELECT count(*) FROM {instance.export('events').relation}").fetchall()
+    assert rows == [(200,)]
