@@ -14,7 +14,7 @@ pub mod queue;
 pub mod row_engine;
 pub mod server_side_copy;
 
-pub use buckets::{AbandonedUploads, Bucket, Buckets};
+pub use buckets::{AbandonedUploads, Bucket, Buckets, create_object};
 pub use clock::{Clock, SystemClock};
 pub use ids::{Ids, SystemIds};
 pub use item_store::{Attributes, Condition, Item, ItemKey, ItemStore, Order, Range, Sort, Value, Write};

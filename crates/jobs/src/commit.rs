@@ -13,12 +13,12 @@ use dormouse_core::{
     config::CommitMode,
     ids::{RunId, TableId, TransactionNumber},
     message::CommitMessage,
-    ports::{Condition, Delivery, Item, ItemKey, Message, QueueName, queue::MAX_BODY_BYTES},
+    ports::{Condition, Delivery, Item, ItemKey, Message, QueueName, create_object, queue::MAX_BODY_BYTES},
     state::{Commit, CommitId, Outcome, Record, Refusal, TableState},
     tables::TableInfo,
     tracker::Tracker,
 };
-use object_store::{ObjectStoreExt, PutMode, PutOptions, path::Path};
+use object_store::{ObjectStoreExt, path::Path};
 
 use crate::{
     services::Services,
@@ -94,18 +94,7 @@ async fn send(services: &Services, table: &TableId, commit: &Commit) -> Result<(
     let mut body = message.to_body()?;
     if body.len() > MAX_BODY_BYTES / 2 {
         let path = Path::from(format!("{table}/commits/{}.json", services.ports.ids.uuid()));
-        let create = PutOptions {
-            mode: PutMode::Create,
-            ..PutOptions::default()
-        };
-        let put = services
-            .data
-            .put_opts(&path, body.into_bytes().into(), create)
-            .await;
-        match put {
-            Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
+        create_object(&*services.data, &path, body.into_bytes().into()).await?;
         message.commit = None;
         message.body_object = Some(path.to_string());
         body = message.to_body()?;

@@ -9,6 +9,7 @@
 //! | [`commit`] | how a workflow commits, and queue `commit` |
 //! | [`garbage`], [`snapshots`], [`repair`] | what schedules do for each table |
 //! | [`schedule`] | the schedules themselves |
+//! | `testing` | simulated instances, with feature `testing` |
 //!
 //! A message is a hint: every handler may run twice, late, out of order, or be dropped at any await, and reads
 //! what is true from the state. A handler acknowledges nothing itself; the worker does, after the handler has
@@ -24,6 +25,8 @@ pub mod repair;
 pub mod schedule;
 pub mod services;
 pub mod snapshots;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod worker;
 
 pub use services::{Ports, Services};

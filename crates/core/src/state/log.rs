@@ -6,7 +6,7 @@
 //! types, for people who look).
 
 use bytes::Bytes;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, path::Path};
+use object_store::{ObjectStore, ObjectStoreExt, path::Path};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -20,7 +20,7 @@ use crate::{
     collections::Collection,
     error::{Error, Result},
     ids::{TableId, TransactionNumber},
-    ports::{Condition, Item, ItemKey, ItemStore, Order, Range, Write},
+    ports::{Condition, Item, ItemKey, ItemStore, Order, Range, Write, create_object},
     time::Timestamp,
 };
 
@@ -153,15 +153,7 @@ pub(super) async fn append_writes(
         item.with("body", text)
     } else {
         let path = bodies_prefix(table).join(format!("{}-{unique}.json", entry.number));
-        let create = PutOptions {
-            mode: PutMode::Create,
-            ..PutOptions::default()
-        };
-        match objects.put_opts(&path, body.into(), create).await {
-            // The name is new, so the object can only be this one: the store's client sent it twice.
-            Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
+        create_object(objects, &path, body).await?;
         item.with("body_object", path.as_ref())
     };
     let head_condition = match entry.number.0 {

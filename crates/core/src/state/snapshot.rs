@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use imbl::OrdMap;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, path::Path};
+use object_store::{ObjectStore, ObjectStoreExt, path::Path};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -31,7 +31,7 @@ use crate::{
     file::DataFile,
     ids::{FileName, JobId, PartitionId, PinId, TableId, TransactionNumber},
     partition::Partition,
-    ports::{Condition, Item, ItemKey, ItemStore, Order, Range, Sort},
+    ports::{Condition, Item, ItemKey, ItemStore, Order, Range, Sort, create_object},
     schema::Schema,
     time::Timestamp,
 };
@@ -354,16 +354,8 @@ pub(super) async fn write(
     let bytes = encode(table, state)?;
     let digest = hex::encode(Sha256::digest(&bytes));
     let path = snapshots_prefix(table).join(format!("{}-{unique}.dmsnap", state.transaction));
-    let create = PutOptions {
-        mode: PutMode::Create,
-        ..PutOptions::default()
-    };
     let length = bytes.len() as u64;
-    match objects.put_opts(&path, bytes.into(), create).await {
-        // The name is new: the store's client sent the object twice. What is there is read next.
-        Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => {}
-        Err(error) => return Err(error.into()),
-    }
+    create_object(objects, &path, bytes).await?;
     let stored = objects.get(&path).await?.bytes().await?;
     if hex::encode(Sha256::digest(&stored)) != digest {
         return Err(Error::corrupt(format!(

@@ -559,19 +559,19 @@ impl StateStore {
             .filter(live)
             .map(|pin| pin.transaction)
             .min();
-        let base = snapshots
+        let candidates = snapshots
             .iter()
             .skip(1)
-            .find(|entry| entry.at <= keep_from && oldest_pin.is_none_or(|pin| entry.transaction <= pin));
-        let Some(base) = base else { return Ok(0) };
+            .filter(|entry| entry.at <= keep_from && oldest_pin.is_none_or(|pin| entry.transaction <= pin));
+        let Some(base) = self.readable(table, candidates, &state).await? else {
+            return Ok(0);
+        };
         snapshot::thin(&*self.items, &*self.objects, table, &snapshots, base.transaction).await?;
         let floor = base.transaction.next();
         if floor > state.transaction() {
             return Ok(0);
         }
         if floor > state.floor() {
-            // A snapshot is trusted with the log only while it still reads back whole.
-            snapshot::load(&*self.objects, table, base).await?;
             let id = super::CommitId::new(format!("truncate/{floor}/{}", self.ids.uuid()));
             let record = Record::HistoryTruncated { floor };
             self.commit(table, Commit::new(id, record))
@@ -582,6 +582,29 @@ impl StateStore {
         let deleted = log::delete_before(&*self.items, &*self.objects, table, floor).await?;
         snapshot::delete_before(&*self.items, &*self.objects, table, base.transaction).await?;
         Ok(deleted)
+    }
+
+    /// The first of the snapshots that the log may be cut behind: one that it was cut behind before, or that still
+    /// reads back whole.
+    async fn readable<'a>(
+        &self,
+        table: &TableId,
+        candidates: impl Iterator<Item = &'a SnapshotEntry>,
+        state: &TableState,
+    ) -> Result<Option<&'a SnapshotEntry>> {
+        for entry in candidates {
+            if entry.transaction.next() <= state.floor() {
+                return Ok(Some(entry));
+            }
+            match snapshot::load(&*self.objects, table, entry).await {
+                Ok(_) => return Ok(Some(entry)),
+                Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {
+                    tracing::warn!(%table, path = %entry.path, error = error.report(), "snapshot passed over");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
     }
 
     /// The verified snapshots of a table, the newest first.

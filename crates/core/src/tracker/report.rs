@@ -338,11 +338,16 @@ impl JobReport {
         }
     }
 
-    /// The run that decides: the one that committed, else the latest attempt.
+    /// The run that decides: the one that committed, else of the latest sending the one that ended the message, else
+    /// the latest attempt.
+    ///
+    /// An end takes the message with it, so a delivery that came twice and died may leave a later attempt open for
+    /// ever.
     pub fn deciding_run(&self) -> Option<&RunReport> {
-        self.runs
-            .iter()
-            .max_by_key(|run| (run.status == JobStatus::Finished, run.order()))
+        self.runs.iter().max_by_key(|run| {
+            let finished = run.status == JobStatus::Finished;
+            (finished, run.round, run.status.is_final(), run.order())
+        })
     }
 
     /// Why the job is not finished, if something went wrong: with the latest attempt, or else with the one

@@ -1,0 +1,24 @@
+//! Simulated instances: all of Dormouse on storage in memory, in one thread, with time that leaps.
+//!
+//! | Module | What lives there |
+//! |---|---|
+//! | [`stage`] | where every call on a port passes, and what a director makes of it: faults, delays, crashes |
+//! | [`process`] | one simulated process: its workers and schedules, killed, paused and stopped from outside |
+//! | [`ports`] | the ports of a simulated process |
+//! | [`rows`] | the rows of simulated tables, and the row engines that keep them |
+//! | [`auditor`] | who sees every write that took effect, and says at once when a promise is broken |
+//! | [`simulation`] | a whole run from a seed: clients, an operator, faults, quiet, and the last checks |
+//! | [`campaign`] | many runs on all cores |
+//!
+//! A handler touches nothing but ports, so the instants that a crash can tell apart are those before and after
+//! the calls on ports: every call is a crash point, named after the worker that calls and what it calls.
+
+#![expect(clippy::unwrap_used, reason = "a simulation that cannot go on says where")]
+
+pub mod auditor;
+pub mod campaign;
+pub mod ports;
+pub mod process;
+pub mod rows;
+pub mod simulation;
+pub mod stage;
