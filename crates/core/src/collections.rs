@@ -31,8 +31,8 @@ pub enum Collection {
     /// The finished parts of each planned export. Partition key: `<table id>|<export id>|<pin>`. Sort key:
     /// sub-export id, or `#progress` for their count. Written by `tracker`.
     ExportParts,
-    /// Up to which transaction the tracker was compared with each log. Partition key: table id. Written by the
-    /// repair.
+    /// Up to which transaction the tracker was compared with each log, and when lost jobs were last looked for.
+    /// Partition key: table id, or `lost-jobs`. Written by the repair.
     TrackerRepairs,
 }
 

@@ -53,7 +53,7 @@ impl PlanCache {
 ///
 /// A plan that this process has read before is taken without asking: a plan is stored once. Only who removes an
 /// export's objects by hand can tell a difference.
-async fn read_plan(
+pub(crate) async fn read_plan(
     services: &Services,
     table: &TableId,
     export: &ExportId,

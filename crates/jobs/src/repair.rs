@@ -1,24 +1,36 @@
 //! Schedule: make the tracker say what the logs and the dead letters know.
 //!
 //! A worker that dies between its commit and its report leaves a job that looks unfinished; one that dies on its
-//! last attempt leaves a dead letter that nobody has reported. Both are found here.
+//! last attempt leaves a dead letter that nobody has reported. Both are found here. So are jobs that nobody has
+//! heard of for long: of a message that was delivered twice, one run may have taken it to its end while the other
+//! died.
+
+use std::time::Duration;
 
 use dormouse_core::{
     ErrorKind, Result,
     collections::Collection,
     ids::{ExportId, RunId, TransactionNumber},
-    plan::export::ExportPlan,
     ports::{Condition, Item, ItemKey},
     tables::TableInfo,
-    tracker::{EventKind, JobKey, JobKind, JobStatus},
+    time::Timestamp,
+    tracker::{EventKind, JobFilter, JobKey, JobKind, JobReport, JobStatus},
 };
 
-use object_store::ObjectStoreExt;
-
-use crate::{services::Services, worker::Handler};
+use crate::{
+    export::{finish::finish_if_done, read_plan},
+    services::Services,
+    worker::Handler,
+};
 
 /// How many dead letters of a queue one repair looks at.
 const DEAD_LETTERS: usize = 10_000;
+
+/// The item that tells when lost jobs were last looked for.
+const LOST_JOBS: &str = "lost-jobs";
+
+/// How many jobs are looked at together.
+const PAGE: usize = 500;
 
 /// Reports the commits of one table that the tracker does not know. Returns how many.
 ///
@@ -95,7 +107,7 @@ pub async fn dead_letters(services: &Services, handler: &dyn Handler) -> Result<
         if report.as_ref().is_some_and(|report| report.status.is_final()) {
             continue;
         }
-        if report.is_none() && has_ended(services, &subject.key).await? {
+        if has_ended(services, &subject.key).await? {
             continue;
         }
         let reasons = vec![format!(
@@ -126,22 +138,82 @@ pub async fn dead_letters(services: &Services, handler: &dyn Handler) -> Result<
     Ok(repaired)
 }
 
-/// Whether a job that the tracker no longer knows has taken effect.
+/// Whether a job whose end the tracker does not know has taken effect; the end of an export is made up for.
 async fn has_ended(services: &Services, key: &JobKey) -> Result<bool> {
     let Some(table) = &key.table else { return Ok(false) };
     match key.kind {
         JobKind::Ingest => Ok(services.states.state(table).await?.committed(&key.job).is_some()),
-        JobKind::Export => {
-            let export = ExportId::new(key.job.as_str())?;
-            match services
-                .exports
-                .head(&ExportPlan::success_path(table, &export))
-                .await
-            {
-                Ok(_) => Ok(true),
-                Err(object_store::Error::NotFound { .. }) => Ok(false),
-                Err(error) => Err(error.into()),
-            }
+        JobKind::Export => match read_plan(services, table, &ExportId::new(key.job.as_str())?).await? {
+            Some(plan) => finish_if_done(services, &plan).await,
+            None => Ok(false),
+        },
+    }
+}
+
+/// Ends the reports of jobs that no worker has reported on for `job.lost.hours`. Looks for them at a quarter of that
+/// time. Returns how many.
+///
+/// # Errors
+/// Errors of the stores.
+pub async fn lost_jobs(services: &Services) -> Result<u64> {
+    let lost = services.settings.job_lost();
+    let now = services.ports.clock.now();
+    let key = ItemKey::new(Collection::TrackerRepairs, LOST_JOBS, ());
+    if let Some(item) = services.ports.items.get(&key).await? {
+        let last = Timestamp::from_millis(item.number("at")?);
+        if now.since(last) < lost / 4 && last <= now {
+            return Ok(0);
         }
     }
+    let filter = JobFilter {
+        until: Some(now.minus(lost)),
+        ..JobFilter::default()
+    };
+    let mut ended = 0;
+    let mut cursor = None;
+    loop {
+        let page = services.tracker.list_after(&filter, cursor.as_ref(), PAGE).await?;
+        for report in page.jobs {
+            if !report.status.is_final() && now.since(report.updated) >= lost {
+                end_lost(services, &report, lost).await?;
+                ended += 1;
+            }
+        }
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    services
+        .ports
+        .items
+        .put(Item::new(key).with("at", now), Condition::None)
+        .await?;
+    Ok(ended)
+}
+
+async fn end_lost(services: &Services, report: &JobReport, lost: Duration) -> Result<()> {
+    if has_ended(services, &report.key).await? {
+        return Ok(());
+    }
+    let reasons = vec![format!(
+        "no worker has reported on this job for {} hours, and nothing of it is in the table: its message was ended by \
+         another delivery or is lost. Send it again if it is still wanted",
+        lost.as_secs() / 3600
+    )];
+    let run = match report.key.kind {
+        JobKind::Export => RunId::new(report.key.job.as_str())?,
+        JobKind::Ingest => RunId::new("lost")?,
+    };
+    let attempt = report.runs.last().map_or(1, |run| run.attempt);
+    services
+        .tracker
+        .record(
+            &report.key,
+            report.table_name.as_deref(),
+            (&run, attempt),
+            EventKind::Failed { reasons },
+        )
+        .await?;
+    Ok(())
 }

@@ -188,5 +188,6 @@ async fn repair_all(services: &Services) -> Result<()> {
         repair::dead_letters(services, &*handler).await.map(|_| ())
     })
     .await;
-    commits.and(letters)
+    let lost = repair::lost_jobs(services).await.map(|_| ());
+    commits.and(letters).and(lost)
 }

@@ -89,6 +89,8 @@ properties! {
         "How often `serve` compares the tracker with the logs and the dead letters.";
     JOB_STATUS_TTL = "job.status.ttl.days", Instance, Kind::Period, "7",
         "How long the tracker keeps a job after its last event.";
+    JOB_LOST = "job.lost.hours", Instance, Kind::Period, "24",
+        "After how long without a word from any worker a job that has not ended is reported as failed.";
     EXPORT_PIN = "export.pin.hours", Instance, Kind::Period, "24",
         "How long an export may take. The files that it reads are kept so long.";
     FILE_TARGET = "table.ingest.file.target.bytes", Table, Kind::Bytes, "8M",

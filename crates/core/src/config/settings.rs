@@ -222,6 +222,8 @@ impl InstanceSettings {
         tracker_repair_period: time(TRACKER_REPAIR_PERIOD) -> Duration;
         /// How long the tracker keeps a job.
         job_status_ttl: time(JOB_STATUS_TTL) -> Duration;
+        /// How long nobody hears of a job before it counts as lost.
+        job_lost: time(JOB_LOST) -> Duration;
         /// How long an export may take.
         export_pin: time(EXPORT_PIN) -> Duration;
     }

@@ -2,6 +2,7 @@
 
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::{collections::BTreeMap, sync::Arc};
 use uuid::Uuid;
 
@@ -81,6 +82,18 @@ pub struct PlannedCopy {
     pub digest: RowDigest,
     /// The smallest and largest row key.
     pub range: KeyRange,
+}
+
+/// A plan as it is stored.
+#[derive(Serialize, Deserialize)]
+struct Stored<T> {
+    #[serde(flatten)]
+    plan: T,
+    sha256: String,
+}
+
+fn unencodable(error: serde_json::Error) -> Error {
+    Error::internal("an export plan cannot be encoded").with_source(error)
 }
 
 impl ExportPlan {
@@ -174,13 +187,16 @@ impl ExportPlan {
         self.sub_exports.iter().find(|part| part.id == *id)
     }
 
-    /// The stored form.
+    /// The stored form: JSON, with the SHA-256 of the plan without it as `sha256`.
     ///
     /// # Errors
     /// `Internal` when it cannot be written as JSON.
     pub fn encode(&self) -> Result<Vec<u8>> {
-        serde_json::to_vec(self)
-            .map_err(|error| Error::internal("an export plan cannot be encoded").with_source(error))
+        let stored = Stored {
+            plan: self,
+            sha256: self.sha256()?,
+        };
+        serde_json::to_vec(&stored).map_err(unencodable)
     }
 
     /// Reads the stored form.
@@ -188,7 +204,7 @@ impl ExportPlan {
     /// # Errors
     /// `Corrupt` when it is damaged or of a version that this code does not know.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
-        let plan: Self = serde_json::from_slice(bytes)
+        let Stored { plan, sha256 }: Stored<Self> = serde_json::from_slice(bytes)
             .map_err(|error| Error::corrupt("an export plan is damaged").with_source(error))?;
         if plan.version > VERSION {
             return Err(Error::corrupt(format!(
@@ -196,7 +212,15 @@ impl ExportPlan {
                 plan.version
             )));
         }
+        if plan.sha256()? != sha256 {
+            return Err(Error::corrupt("an export plan does not have its digest"));
+        }
         Ok(plan)
+    }
+
+    fn sha256(&self) -> Result<String> {
+        let plan = serde_json::to_vec(self).map_err(unencodable)?;
+        Ok(hex::encode(Sha256::digest(&plan)))
     }
 
     /// The manifest, once every part is done; none while some are missing.

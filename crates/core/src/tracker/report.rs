@@ -365,16 +365,17 @@ impl JobReport {
         }
     }
 
-    /// Which sending of the job a run belongs to that is first heard of by this event. A job that ended without
-    /// effect and begins anew was sent again, or came back from the dead letters.
+    /// Which sending of the job a run belongs to that is first heard of by this event: the latest, or a new one. A
+    /// job that ended without effect and begins anew was sent again, or came back from the dead letters.
     fn round_of(&self, event: &Event) -> u32 {
-        let ended_before = |run: &&RunReport| {
-            run.status.is_final()
+        let latest = self.runs.iter().map(|run| run.round).max().unwrap_or(0);
+        let ended_before = |run: &RunReport| {
+            run.round == latest
+                && run.status.is_final()
                 && run.attempt >= event.attempt
                 && run.ended.is_some_and(|ended| ended < event.at)
         };
-        let rounds = self.runs.iter().filter(ended_before).map(|run| run.round + 1);
-        rounds.max().unwrap_or(0)
+        latest + u32::from(self.runs.iter().any(ended_before))
     }
 
     /// Where the run is that an event belongs to; none when the event begins one.

@@ -23,7 +23,7 @@ use super::{
 use crate::services::Services;
 
 /// Finishes the export when every part is done, and says whether it is finished.
-pub(super) async fn finish_if_done(services: &Services, plan: &ExportPlan) -> Result<bool> {
+pub(crate) async fn finish_if_done(services: &Services, plan: &ExportPlan) -> Result<bool> {
     if finish_if_marked(services, plan).await? {
         return Ok(true);
     }

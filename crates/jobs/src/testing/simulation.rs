@@ -181,6 +181,7 @@ dormouse.gc.period.minutes=3
 dormouse.gc.orphan.age.hours=1
 dormouse.tracker.repair.period.seconds=60
 dormouse.export.pin.hours=6
+dormouse.job.lost.hours=2
 ";
 
 impl Run {
