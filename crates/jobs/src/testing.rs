@@ -7,6 +7,8 @@
 //! | [`ports`] | the ports of a simulated process |
 //! | [`rows`] | the rows of simulated tables, and the row engines that keep them |
 //! | [`auditor`] | who sees every write that took effect, and says at once when a promise is broken |
+//! | [`instance`] | a simulated instance: storage, processes, an operator |
+//! | [`checks`] | what must hold once all is quiet |
 //! | [`simulation`] | a whole run from a seed: clients, an operator, faults, quiet, and the last checks |
 //! | [`campaign`] | many runs on all cores |
 //!
@@ -17,6 +19,8 @@
 
 pub mod auditor;
 pub mod campaign;
+pub mod checks;
+pub mod instance;
 pub mod ports;
 pub mod process;
 pub mod rows;

@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use dormouse_core::{ports::Clock, testing::seeded::PausedClock, time::Timestamp};
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
-use crate::testing::stage::{Act, Call, Director, Fate};
+use crate::testing::{
+    instance::OPERATOR,
+    stage::{Act, Call, Director, Fate},
+};
 
 /// A kind of fault, each with a switch of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -245,7 +248,7 @@ fn fail(why: &'static str) -> Fate {
 
 impl Director for ByChance {
     fn decide(&mut self, call: &Call) -> Fate {
-        if call.actor == super::OPERATOR {
+        if call.actor == OPERATOR {
             return Fate::default();
         }
         let delay = Duration::from_millis(u64::from(self.rng.next_u32() % 16));

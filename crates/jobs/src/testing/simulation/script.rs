@@ -1,45 +1,30 @@
 //! What clients and operators do.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use dormouse_core::{
-    ids::{JobId, PartitionId, TableId, TableName},
-    partition::tree_from_split_points,
-    ports::{Message, QueueName},
+    ids::{JobId, PartitionId, TableId},
+    message::IngestMessage,
+    ports::QueueName,
     state::{Commit, CommitId, Record, transaction::Split},
     tables::TableInfo,
 };
-use futures::TryStreamExt;
-use object_store::{ObjectStore, ObjectStoreExt, path::Path};
+use object_store::{ObjectStoreExt, path::Path};
 use rand::{RngExt, seq::IndexedRandom};
 
 use super::{FaultKind, Run};
-use crate::testing::{ports::INPUTS, rows::Row};
-
-/// The largest key of a simulated table, and a bit.
-const KEYS: i64 = 1000;
-
-/// A job as its client knows it.
-pub(super) struct Sent {
-    pub(super) table: String,
-    /// Whether its rows are to come into the table.
-    pub(super) good: bool,
-}
+use crate::testing::{
+    checks::{Expected, Sent},
+    instance::{KEYS, TableForm},
+    ports::INPUTS,
+    rows::Row,
+    stage::Control,
+};
 
 /// The clients and operators of a run.
 pub(super) struct Script<'a> {
     run: &'a Run,
-    pub(super) jobs: BTreeMap<JobId, Sent>,
-    /// Exports, and the table of each.
-    pub(super) exports: BTreeMap<String, TableId>,
-    /// The tables that there are.
-    pub(super) tables: BTreeMap<String, TableInfo>,
-    /// Names whose table was dropped at some time.
-    pub(super) dropped: Vec<String>,
-    /// Whether clocks leapt by more than hours.
-    pub(super) leapt: bool,
-    /// Whether messages came again after all was done.
-    pub(super) aged: bool,
+    pub(super) expected: Expected,
     bodies: Vec<(QueueName, String)>,
     next: u32,
 }
@@ -49,12 +34,7 @@ impl<'a> Script<'a> {
     pub(super) async fn new(run: &'a Run) -> Self {
         let mut script = Self {
             run,
-            jobs: BTreeMap::new(),
-            exports: BTreeMap::new(),
-            tables: BTreeMap::new(),
-            dropped: Vec::new(),
-            leapt: false,
-            aged: false,
+            expected: Expected::default(),
             bodies: Vec::new(),
             next: 0,
         };
@@ -75,51 +55,32 @@ impl<'a> Script<'a> {
             let leaves = if leaves > 8 && rng.random_bool(0.7) { 3 } else { leaves };
             (leaves, rng.random_bool(0.3), rng.random_range(1..30), rng.random_range(1..3000))
         });
-        let points: Vec<_> = (1..leaves).map(|i| self.run.rows.key(i * KEYS / leaves)).collect();
-        let mut next = 0;
-        let partitions = tree_from_split_points(&points, || {
-            next += 1;
-            PartitionId::new(format!("p{next}")).unwrap()
-        })
-        .unwrap();
-        let properties = [
-            ("table.commit.mode", if queued { "queued" } else { "direct" }.to_owned()),
-            ("table.statestore.snapshot.min.transactions", snapshot.to_string()),
-            ("table.state.history.retention.hours", "0.1".to_owned()),
-            ("table.gc.delay.minutes", "2".to_owned()),
-            ("table.ingest.file.target.bytes", target.to_string()),
-        ];
-        let properties = properties
-            .into_iter()
-            .map(|(key, value)| (format!("dormouse.{key}"), value))
-            .collect();
-        let info = self
-            .run
-            .operator
-            .tables
-            .create(TableName::new(name).unwrap(), self.run.rows.schema(), partitions, properties)
-            .await
-            .unwrap();
-        self.tables.insert(name.to_owned(), info);
+        let form = TableForm {
+            leaves,
+            queued,
+            snapshot,
+            target,
+        };
+        let info = self.run.instance.create(name, form).await;
+        self.expected.tables.insert(name.to_owned(), info);
     }
 
     fn any_table(&self) -> (String, TableInfo) {
-        let tables: Vec<_> = self.tables.iter().collect();
+        let tables: Vec<_> = self.expected.tables.iter().collect();
         let (name, info) = self.run.draw(|rng| *tables.choose(rng).unwrap());
         (name.clone(), info.clone())
     }
 
     async fn send(&mut self, queue: QueueName, body: String) -> String {
         self.bodies.push((queue, body.clone()));
-        let ids = self.run.storage.queue(queue).send(vec![Message::new(body)]).await.unwrap();
-        ids.into_iter().next().unwrap()
+        self.run.instance.send(queue, body).await
     }
 
     /// All that clients and operators do while faults come.
     pub(super) async fn work(&mut self) {
         let steps = self.run.draw(|rng| rng.random_range(10..40));
         for _ in 0..steps {
-            if !self.run.stage.auditor.violations().is_empty() {
+            if !self.run.instance.stage.auditor.violations().is_empty() {
                 return;
             }
             self.step().await;
@@ -129,7 +90,7 @@ impl<'a> Script<'a> {
                 8 => rng.random_range(0..60_000),
                 _ => rng.random_range(0..600_000),
             });
-            self.run.sleep(Duration::from_millis(wait)).await;
+            self.run.instance.sleep(Duration::from_millis(wait)).await;
         }
     }
 
@@ -157,10 +118,13 @@ impl<'a> Script<'a> {
         }
     }
 
-    fn to_process(&self, act: impl FnOnce(&crate::testing::stage::Control)) {
-        let slots = self.run.slots.lock();
-        if let Some(control) = self.run.draw(|rng| slots.choose(rng).cloned()) {
-            self.run.stage.note(format_args!("process {} is hit", control.number));
+    fn to_process(&self, act: impl FnOnce(&Control)) {
+        let processes = self.run.instance.processes();
+        if let Some(control) = self.run.draw(|rng| processes.choose(rng).cloned()) {
+            self.run
+                .instance
+                .stage
+                .note(format_args!("process {} is hit", control.number));
             act(&control);
         }
     }
@@ -182,13 +146,7 @@ impl<'a> Script<'a> {
             .enumerate()
             .map(|(i, key)| (key, format!("{job}/{i}")))
             .collect();
-        let per_file = rows.len().div_ceil(files).max(1);
-        let inputs = self.run.storage.bucket(INPUTS);
-        for file in 0..files {
-            let part = rows.chunks(per_file).nth(file).unwrap_or_default();
-            let path = Path::from(format!("{job}/{file}.parquet"));
-            inputs.put(&path, self.run.rows.encode(part).into()).await.unwrap();
-        }
+        self.run.instance.input(&job, &rows, files).await;
         let by_id = self.run.draw(|rng| rng.random_bool(0.2));
         let target = match by_id {
             true => format!(r#""tableId":"{}""#, table.id),
@@ -201,12 +159,12 @@ impl<'a> Script<'a> {
             let job = JobId::new(self.send(QueueName::Ingest, body).await).unwrap();
             // A body that is sent again is another job.
             self.bodies.pop();
-            self.run.stage.auditor.promise(job.clone(), rows);
-            self.jobs.insert(job, sent);
+            self.run.instance.stage.auditor.promise(job.clone(), rows);
+            self.expected.jobs.insert(job, sent);
         } else {
             let id = JobId::new(&job).unwrap();
-            self.run.stage.auditor.promise(id.clone(), rows);
-            self.jobs.insert(id, sent);
+            self.run.instance.stage.auditor.promise(id.clone(), rows);
+            self.expected.jobs.insert(id, sent);
             let body = format!(r#"{{"id":"{job}",{target},"files":["{INPUTS}/{job}"]}}"#);
             self.send(QueueName::Ingest, body).await;
         }
@@ -222,32 +180,27 @@ impl<'a> Script<'a> {
             2 => format!(r#"{{"id":"{job}","tableName":"{name}","files":[]}}"#),
             3 => {
                 let path = Path::from(format!("{job}.parquet"));
-                let inputs = self.run.storage.bucket(INPUTS);
+                let inputs = self.run.instance.storage.bucket(INPUTS);
                 inputs.put(&path, "not rows".into()).await.unwrap();
                 format!(r#"{{"id":"{job}","tableName":"{name}","files":["{INPUTS}/{job}.parquet"]}}"#)
             }
             _ => {
                 let id = self.send(QueueName::Ingest, "{ this is no message".to_owned()).await;
                 self.bodies.pop();
-                self.jobs.insert(JobId::new(id).unwrap(), Sent { table: name, good: false });
+                self.expected.jobs.insert(JobId::new(id).unwrap(), Sent { table: name, good: false });
                 return;
             }
         };
-        self.jobs.insert(JobId::new(&job).unwrap(), Sent { table: name, good: false });
+        self.expected.jobs.insert(JobId::new(&job).unwrap(), Sent { table: name, good: false });
         self.send(QueueName::Ingest, body).await;
     }
 
-    pub(super) async fn export(&mut self) {
+    async fn export(&mut self) {
         let (_, table) = self.any_table();
-        self.export_of(&table.id).await;
-    }
-
-    pub(super) async fn export_of(&mut self, table: &TableId) -> String {
         let export = format!("export-{:03}", self.number());
-        self.exports.insert(export.clone(), table.clone());
-        let body = format!(r#"{{"tableId":"{table}","exportId":"{export}"}}"#);
+        self.expected.exports.insert(export.clone(), table.id.clone());
+        let body = format!(r#"{{"tableId":"{}","exportId":"{export}"}}"#, table.id);
         self.send(QueueName::Export, body).await;
-        export
     }
 
     async fn send_again(&mut self) {
@@ -256,42 +209,41 @@ impl<'a> Script<'a> {
         };
         let copies = self.run.draw(|rng| rng.random_range(1..=3));
         for _ in 0..copies {
-            let queue = self.run.storage.queue(queue);
-            queue.send(vec![Message::new(body.clone())]).await.unwrap();
+            self.run.instance.send(queue, body.clone()).await;
         }
     }
 
     /// Sends all dead letters again.
     pub(super) async fn redrive(&mut self) {
         for name in QueueName::ALL {
-            let queue = self.run.storage.queue(name);
+            let queue = self.run.instance.storage.queue(name);
             for letter in queue.dead_letters(1000).await.unwrap() {
-                let job = dormouse_core::message::IngestMessage::id_of(&letter.body);
-                if job.is_some_and(|job| !self.run.stage.auditor.committed(&job).is_empty()) {
-                    self.run.stage.auditor.count("dead letter of a committed job sent again");
+                let job = IngestMessage::id_of(&letter.body);
+                if job.is_some_and(|job| !self.run.instance.stage.auditor.committed(&job).is_empty()) {
+                    self.run.instance.stage.auditor.count("dead letter of a committed job sent again");
                 }
             }
             let moved = queue.redrive(None).await.unwrap();
-            self.run.stage.note(format_args!("{moved} dead letters of {name} sent again"));
+            self.run.instance.stage.note(format_args!("{moved} dead letters of {name} sent again"));
         }
     }
 
     async fn drop_and_create(&mut self) {
         let (name, table) = self.any_table();
         for queue in QueueName::ALL {
-            if self.run.storage.waiting(queue).await > 0 {
-                self.run.stage.auditor.count("table dropped with jobs under way");
+            if self.run.instance.storage.waiting(queue).await > 0 {
+                self.run.instance.stage.auditor.count("table dropped with jobs under way");
                 break;
             }
         }
-        self.run.operator.tables.delete(&table.name).await.unwrap();
-        self.dropped.push(name.clone());
+        self.run.instance.operator.tables.delete(&table.name).await.unwrap();
+        self.expected.dropped.push(name.clone());
         self.create(&name).await;
     }
 
     async fn commit(&mut self, table: &TableId, what: &str, record: Record) {
         let id = CommitId::new(format!("{what}/{}", self.number()));
-        let states = &self.run.operator.states;
+        let states = &self.run.instance.operator.states;
         states.commit(table, Commit::new(id, record)).await.unwrap();
     }
 
@@ -303,17 +255,17 @@ impl<'a> Script<'a> {
     async fn split(&mut self) {
         let (_, table) = self.any_table();
         let at = self.run.draw(|rng| rng.random_range(1..KEYS));
-        let at = self.run.rows.key(at);
-        let state = self.run.operator.states.state(&table.id).await.unwrap();
+        let at = self.run.instance.rows.key(at);
+        let state = self.run.instance.operator.states.state(&table.id).await.unwrap();
         let Some(leaf) = state.leaves().find(|leaf| leaf.bounds.contains(&at)) else {
             return;
         };
         if leaf.bounds.lower.as_ref() == Some(&at) {
             return;
         }
-        for export in self.exports.values() {
+        for export in self.expected.exports.values() {
             if *export == table.id && state.pins().next().is_some() {
-                self.run.stage.auditor.count("split while an export was open");
+                self.run.instance.stage.auditor.count("split while an export was open");
                 break;
             }
         }
@@ -330,16 +282,16 @@ impl<'a> Script<'a> {
     /// Flips a byte of the newest snapshot.
     async fn damage_snapshot(&mut self) {
         let (_, table) = self.any_table();
-        let snapshots = self.run.operator.states.snapshots(&table.id).await.unwrap();
+        let snapshots = self.run.instance.operator.states.snapshots(&table.id).await.unwrap();
         let Some(newest) = snapshots.first().filter(|_| snapshots.len() > 1) else {
             return;
         };
-        let data = self.run.storage.bucket("data");
+        let data = self.run.instance.storage.bucket("data");
         let mut body = data.get(&newest.path).await.unwrap().bytes().await.unwrap().to_vec();
         let at = self.run.draw(|rng| rng.random_range(0..body.len()));
         body[at] ^= 1 << (at % 8);
         data.put(&newest.path, body.into()).await.unwrap();
-        self.run.stage.auditor.count("snapshot was damaged");
+        self.run.instance.stage.auditor.count("snapshot was damaged");
     }
 
     fn leap(&mut self) {
@@ -348,32 +300,23 @@ impl<'a> Script<'a> {
             1 => rng.random_range(0..7200),
             _ => rng.random_range(0..30 * 3600),
         });
-        self.leapt |= seconds > 3600;
-        self.run.stage.note(format_args!("clocks leap by {seconds} s"));
-        self.run.stage.clock.jump(seconds * 1000);
+        self.expected.leapt |= seconds > 3600;
+        self.run.instance.stage.note(format_args!("clocks leap by {seconds} s"));
+        self.run.instance.stage.clock.jump(seconds * 1000);
     }
 
     /// Lets days or weeks pass, then delivers every message once more.
     pub(super) async fn age(&mut self) {
         let days = self.run.draw(|rng| rng.random_range(0..=40));
-        self.run.stage.note(format_args!("{days} days pass"));
-        self.run.stage.clock.jump(days * 24 * 3600 * 1000);
-        self.leapt = true;
-        self.aged = true;
+        self.run.instance.stage.note(format_args!("{days} days pass"));
+        self.run.instance.stage.clock.jump(days * 24 * 3600 * 1000);
+        self.expected.leapt = true;
+        self.expected.aged = true;
         for queue in QueueName::ALL {
-            let copies = self.run.storage.deliver_again(queue);
+            let copies = self.run.instance.storage.deliver_again(queue);
             if copies > 0 && days > 35 {
-                self.run.stage.auditor.count("copy of a message came after the ledger's time");
+                self.run.instance.stage.auditor.count("copy of a message came after the ledger's time");
             }
         }
-    }
-
-    /// The names of all objects of a bucket.
-    pub(super) async fn objects(&self, bucket: &str, prefix: &str) -> Vec<String> {
-        let store = self.run.storage.bucket(bucket);
-        let listed: Vec<_> = store.list(Some(&Path::from(prefix))).try_collect().await.unwrap();
-        let mut names: Vec<_> = listed.into_iter().map(|meta| meta.location.to_string()).collect();
-        names.sort();
-        names
     }
 }

@@ -1,20 +1,21 @@
-//! What must hold once all is quiet.
+//! What must hold once all is quiet, whatever went before.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use dormouse_core::{
     ids::{ExportId, JobId, TableId},
     plan::export::{ExportPlan, Manifest},
+    ports::QueueName,
     state::{StateStore, snapshot},
+    tables::TableInfo,
+    testing::memory::MemoryRowEngine,
     tracker::{JobKind, JobReport, JobStatus},
 };
-use object_store::{ObjectStoreExt, path::Path};
+use futures::TryStreamExt;
+use object_store::{ObjectStore, ObjectStoreExt, path::Path};
 
-use super::{Run, Summary, script::Script};
-use crate::{
-    schedule::Schedule,
-    testing::rows::Row,
-};
+use super::{instance::Instance, rows::Row};
+use crate::schedule::Schedule;
 
 /// Longer than history, orphans and pins are kept.
 const LONG: Duration = Duration::from_secs(8 * 24 * 3600);
@@ -22,38 +23,78 @@ const LONG: Duration = Duration::from_secs(8 * 24 * 3600);
 /// Longer than a job is silent before it counts as lost.
 const LOST: Duration = Duration::from_secs(3 * 3600);
 
-/// Checks everything, and counts what it was.
-pub(super) async fn all(run: &Run, script: &mut Script<'_>) -> Summary {
-    run.stage.clock.jump(LOST.as_millis() as i64);
-    if let Err(error) = Schedule::Repair.run_once(&run.operator).await {
-        run.stage.auditor.violation(format!("Tracker: {}", error.report()));
-    }
-    jobs(run, script).await;
-    let mut exported = 0;
-    for (export, table) in script.exports.clone() {
-        exported += u64::from(self::export(run, script, &export, &table).await);
-    }
-    let rows = tables(run, script).await;
-    last_export(run, script).await;
-    sweep(run, script).await;
-    Summary {
-        jobs: script.jobs.len() as u64,
-        exports: exported,
-        rows,
-        ..Summary::default()
-    }
+/// A job as its client knows it.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    /// The name of its table.
+    pub table: String,
+    /// Whether its rows are to come into the table.
+    pub good: bool,
 }
 
-async fn reports(run: &Run, job: &JobId) -> Vec<JobReport> {
-    run.operator.tracker.reports(job).await.unwrap()
+/// What clients and operators asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Expected {
+    /// The jobs.
+    pub jobs: BTreeMap<JobId, Sent>,
+    /// Exports, and the table of each.
+    pub exports: BTreeMap<String, TableId>,
+    /// The tables that there are, by name.
+    pub tables: BTreeMap<String, TableInfo>,
+    /// Names whose table was dropped at some time.
+    pub dropped: Vec<String>,
+    /// Whether clocks leapt by more than an hour.
+    pub leapt: bool,
+    /// Whether messages came again long after all was done.
+    pub aged: bool,
+}
+
+/// What the checks went over.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Found {
+    /// Complete exports, equal to their table.
+    pub exports: u64,
+    /// Rows in tables.
+    pub rows: u64,
+}
+
+/// Checks everything. What is wrong, the auditor is told.
+pub async fn all(instance: &Instance, expected: &mut Expected) -> Found {
+    instance.leap(LOST);
+    if let Err(error) = Schedule::Repair.run_once(&instance.operator).await {
+        let text = format!("Tracker: {}", error.report());
+        instance.stage.auditor.violation(text);
+    }
+    jobs(instance, expected).await;
+    let mut exports = 0;
+    for (export, table) in &expected.exports {
+        exports += u64::from(self::export(instance, expected, export, table).await);
+    }
+    let rows = tables(instance, expected).await;
+    last_exports(instance, expected).await;
+    sweep(instance, expected).await;
+    Found { exports, rows }
+}
+
+/// The names of all objects of a bucket below a prefix, sorted.
+async fn objects(instance: &Instance, bucket: &str, prefix: &str) -> Vec<String> {
+    let store = instance.storage.bucket(bucket);
+    let listed: Vec<_> = store.list(Some(&Path::from(prefix))).try_collect().await.unwrap();
+    let mut names: Vec<_> = listed.into_iter().map(|meta| meta.location.to_string()).collect();
+    names.sort();
+    names
+}
+
+async fn reports(instance: &Instance, job: &JobId) -> Vec<JobReport> {
+    instance.operator.tracker.reports(job).await.unwrap()
 }
 
 /// Every job has come to a truthful end.
-async fn jobs(run: &Run, script: &Script<'_>) {
-    let wrong = |text: String| run.stage.auditor.violation(text);
-    for (job, sent) in &script.jobs {
-        let committed = run.stage.auditor.committed(job);
-        let reports = reports(run, job).await;
+async fn jobs(instance: &Instance, expected: &Expected) {
+    let wrong = |text: String| instance.stage.auditor.violation(text);
+    for (job, sent) in &expected.jobs {
+        let committed = instance.stage.auditor.committed(job);
+        let reports = reports(instance, job).await;
         let statuses: Vec<_> = reports
             .iter()
             .map(|report| (report.key.table.clone(), report.status, report.reasons().join("; ")))
@@ -63,15 +104,15 @@ async fn jobs(run: &Run, script: &Script<'_>) {
             if report.status == JobStatus::Finished && !in_log {
                 wrong(format!("Tracker: job {job} is FINISHED and never committed: {statuses:?}"));
             }
-            let live = script.tables.values().any(|table| Some(&table.id) == report.key.table.as_ref());
-            if in_log && live && report.status != JobStatus::Finished && !script.aged {
+            let live = expected.tables.values().any(|table| Some(&table.id) == report.key.table.as_ref());
+            if in_log && live && report.status != JobStatus::Finished && !expected.aged {
                 wrong(format!("Tracker: job {job} committed and is {:?}: {statuses:?}", report.status));
             }
             if !report.status.is_final() && (live || report.key.table.is_none()) {
                 wrong(format!("Accept: job {job} has no end: {statuses:?}"));
             }
         }
-        let forgotten = script.leapt && reports.is_empty();
+        let forgotten = expected.leapt && reports.is_empty();
         if !sent.good {
             if !committed.is_empty() {
                 wrong(format!("Rows: the bad job {job} committed"));
@@ -81,9 +122,9 @@ async fn jobs(run: &Run, script: &Script<'_>) {
             }
             continue;
         }
-        let table = script.tables.get(&sent.table);
+        let table = expected.tables.get(&sent.table);
         let here = table.is_some_and(|table| committed.contains(&table.id));
-        let dropped = script.dropped.contains(&sent.table);
+        let dropped = expected.dropped.contains(&sent.table);
         if !here && !dropped {
             wrong(format!("Accept: job {job} of table {} is lost: {statuses:?}", sent.table));
         }
@@ -93,40 +134,40 @@ async fn jobs(run: &Run, script: &Script<'_>) {
     }
 }
 
-fn decoded(run: &Run, object: bytes::Bytes) -> Vec<Row> {
-    run.rows.decode(object).unwrap_or_default()
+fn decoded(instance: &Instance, object: bytes::Bytes) -> Vec<Row> {
+    instance.rows.decode(object).unwrap_or_default()
 }
 
 /// An export is complete and equal to its table at one transaction, or failed for a reason that there was.
-async fn export(run: &Run, script: &Script<'_>, export: &str, table: &TableId) -> bool {
+async fn export(instance: &Instance, expected: &Expected, export: &str, table: &TableId) -> bool {
     let wrong = |text: String| {
-        run.stage.auditor.violation(text);
+        instance.stage.auditor.violation(text);
         false
     };
     let id = ExportId::new(export).unwrap();
-    let reports = reports(run, &JobId::from(&id)).await;
+    let reports = reports(instance, &JobId::from(&id)).await;
     let reports: Vec<_> = reports.into_iter().filter(|report| report.key.kind == JobKind::Export).collect();
     let finished = reports.iter().any(|report| report.status == JobStatus::Finished);
-    let names = script.objects("exports", ExportPlan::prefix(table, &id).as_ref()).await;
+    let names = objects(instance, "exports", ExportPlan::prefix(table, &id).as_ref()).await;
     let has = |name: &str| names.iter().any(|path| path.ends_with(name));
     if !has("_SUCCESS") {
-        let live = script.tables.values().any(|info| info.id == *table);
+        let live = expected.tables.values().any(|info| info.id == *table);
         if finished {
             return wrong(format!("Export: {export} is FINISHED and has no mark"));
         }
         let ended = reports.iter().any(|report| report.status.is_final());
-        if !ended && !(script.leapt && reports.is_empty()) {
+        if !ended && !(expected.leapt && reports.is_empty()) {
             return wrong(format!("Accept: export {export} has no end: {reports:?}"));
         }
-        if live && !script.leapt {
+        if live && !expected.leapt {
             return wrong(format!("Export: {export} failed: {:?}", reports.iter().map(JobReport::reasons).collect::<Vec<_>>()));
         }
         return false;
     }
-    if !finished && !script.leapt && !reports.is_empty() {
+    if !finished && !expected.leapt && !reports.is_empty() {
         return wrong(format!("Tracker: export {export} has its mark and is {:?}", reports[0].status));
     }
-    let store = run.storage.bucket("exports");
+    let store = instance.storage.bucket("exports");
     let read = async |path: &Path| store.get(path).await.unwrap().bytes().await.unwrap();
     let manifest: Manifest = match serde_json::from_slice(&read(&ExportPlan::manifest_path(table, &id)).await) {
         Ok(manifest) => manifest,
@@ -140,11 +181,11 @@ async fn export(run: &Run, script: &Script<'_>, export: &str, table: &TableId) -
         };
         let object = object.bytes().await.unwrap();
         if object.len() as u64 != file.bytes
-            || dormouse_core::testing::memory::MemoryRowEngine::checksum(&object) != file.crc64_nvme
+            || MemoryRowEngine::checksum(&object) != file.crc64_nvme
         {
             return wrong(format!("Export: {path} is not what its manifest says"));
         }
-        let part = decoded(run, object);
+        let part = decoded(instance, object);
         if part.len() as u64 != file.rows || !part.is_sorted_by_key(|row| row.0) {
             return wrong(format!("Order: {path} has {} rows", part.len()));
         }
@@ -157,7 +198,7 @@ async fn export(run: &Run, script: &Script<'_>, export: &str, table: &TableId) -
         return wrong(format!("Export: {export} has objects beside its manifest: {names:?}"));
     }
     rows.sort();
-    let expected = run.stage.auditor.rows_at(table, manifest.transaction);
+    let expected = instance.stage.auditor.rows_at(table, manifest.transaction);
     if rows != expected {
         return wrong(format!(
             "Snapshot read: export {export} has {} rows, and the table had {} at {}",
@@ -171,12 +212,12 @@ async fn export(run: &Run, script: &Script<'_>, export: &str, table: &TableId) -
 
 /// Every table holds the rows that its log says, a fresh reader sees the same state as the auditor, and every file
 /// is what the state says.
-async fn tables(run: &Run, script: &Script<'_>) -> u64 {
-    let wrong = |text: String| run.stage.auditor.violation(text);
+async fn tables(instance: &Instance, expected: &Expected) -> u64 {
+    let wrong = |text: String| instance.stage.auditor.violation(text);
     let mut total = 0;
-    for (name, info) in &script.tables {
-        let ports = &run.operator.ports;
-        let data = run.operator.data.clone();
+    for (name, info) in &expected.tables {
+        let ports = &instance.operator.ports;
+        let data = instance.operator.data.clone();
         let fresh = StateStore::new(ports.items.clone(), data.clone(), ports.clock.clone(), ports.ids.clone());
         let state = match fresh.state(&info.id).await {
             Ok(state) => state,
@@ -185,7 +226,7 @@ async fn tables(run: &Run, script: &Script<'_>) -> u64 {
                 continue;
             }
         };
-        let audited = run.stage.auditor.state(&info.id);
+        let audited = instance.stage.auditor.state(&info.id);
         if snapshot::encode(&info.id, &state).unwrap() != snapshot::encode(&info.id, &audited).unwrap() {
             wrong(format!(
                 "Replay: table {name} reads as of {}, and its log ends at {}",
@@ -203,18 +244,18 @@ async fn tables(run: &Run, script: &Script<'_>) -> u64 {
                         wrong(format!("Files: {path} is not there"));
                         continue;
                     };
-                    let object = decoded(run, object.bytes().await.unwrap());
+                    let object = decoded(instance, object.bytes().await.unwrap());
                     if !object.is_sorted_by_key(|row| row.0) {
                         wrong(format!("Order: {path} is not sorted"));
                     }
                     files.insert(path.to_string(), object);
                 }
                 let file = files.get(path.as_ref()).map(Vec::as_slice).unwrap_or_default();
-                rows.extend(file.iter().filter(|row| leaf.bounds.contains(&run.rows.key(row.0))).cloned());
+                rows.extend(file.iter().filter(|row| leaf.bounds.contains(&instance.rows.key(row.0))).cloned());
             }
         }
         rows.sort();
-        let expected = run.stage.auditor.rows_at(&info.id, state.transaction());
+        let expected = instance.stage.auditor.rows_at(&info.id, state.transaction());
         if rows != expected {
             wrong(format!(
                 "Rows: table {name} holds {} rows and must hold {}",
@@ -234,48 +275,49 @@ async fn tables(run: &Run, script: &Script<'_>) -> u64 {
 }
 
 /// The instance still works: each table can be exported.
-async fn last_export(run: &Run, script: &mut Script<'_>) {
-    let tables: Vec<_> = script.tables.values().map(|info| info.id.clone()).collect();
+async fn last_exports(instance: &Instance, expected: &Expected) {
     let mut exports = Vec::new();
-    for table in tables {
-        exports.push((script.export_of(&table).await, table));
+    for (name, info) in &expected.tables {
+        let export = format!("last-export-of-{name}");
+        let body = format!(r#"{{"tableId":"{}","exportId":"{export}"}}"#, info.id);
+        instance.send(QueueName::Export, body).await;
+        exports.push((export, &info.id));
     }
-    run.drained("after the last exports").await;
+    instance.drained("after the last exports").await;
     for (export, table) in exports {
-        if !self::export(run, script, &export, &table).await {
-            run.stage
-                .auditor
-                .violation(format!("Accept: the last export of table {table} did not finish"));
+        if !self::export(instance, expected, &export, table).await {
+            let text = format!("Accept: the last export of table {table} did not finish");
+            instance.stage.auditor.violation(text);
         }
     }
 }
 
 /// Long after, only what the state refers to is left.
-async fn sweep(run: &Run, script: &mut Script<'_>) {
-    let wrong = |text: String| run.stage.auditor.violation(text);
+async fn sweep(instance: &Instance, expected: &Expected) {
+    let wrong = |text: String| instance.stage.auditor.violation(text);
     for _ in 0..3 {
-        run.stage.clock.jump(LONG.as_millis() as i64);
+        instance.leap(LONG);
         for schedule in [Schedule::Snapshots, Schedule::Garbage] {
-            if let Err(error) = schedule.run_once(&run.operator).await {
+            if let Err(error) = schedule.run_once(&instance.operator).await {
                 wrong(format!("Orphans: {schedule:?}: {}", error.report()));
             }
         }
     }
-    for info in script.tables.values() {
-        let state = run.stage.auditor.state(&info.id);
+    for info in expected.tables.values() {
+        let state = instance.stage.auditor.state(&info.id);
         let kept: Vec<_> = state
             .files()
             .map(|(file, _)| file.name.object_path(&info.id).to_string())
             .collect();
-        let found = script.objects("data", &format!("{}/data", info.id)).await;
+        let found = objects(instance, "data", &format!("{}/data", info.id)).await;
         if found != kept {
             wrong(format!("Orphans: table {} refers to {kept:?}, and there are {found:?}", info.name));
         }
-        let mut used: Vec<_> = run.operator.states.object_paths(&info.id).await.unwrap();
+        let mut used: Vec<_> = instance.operator.states.object_paths(&info.id).await.unwrap();
         used.sort();
         let used: Vec<_> = used.iter().map(ToString::to_string).collect();
-        let mut left = script.objects("data", &format!("{}/statestore", info.id)).await;
-        left.extend(script.objects("data", &format!("{}/commits", info.id)).await);
+        let mut left = objects(instance, "data", &format!("{}/statestore", info.id)).await;
+        left.extend(objects(instance, "data", &format!("{}/commits", info.id)).await);
         left.retain(|path| !used.contains(path));
         if !left.is_empty() {
             wrong(format!("Orphans: table {} left {left:?}", info.name));
@@ -284,10 +326,10 @@ async fn sweep(run: &Run, script: &mut Script<'_>) {
             wrong(format!("Orphans: table {} has pin {pin}", info.name));
         }
     }
-    let live: Vec<_> = script.tables.values().map(|info| info.id.clone()).collect();
-    for (table, _) in run.stage.auditor.tables() {
+    let live: Vec<_> = expected.tables.values().map(|info| info.id.clone()).collect();
+    for (table, _) in instance.stage.auditor.tables() {
         if !live.contains(&table) {
-            let left = script.objects("data", table.as_str()).await;
+            let left = objects(instance, "data", table.as_str()).await;
             if !left.is_empty() {
                 wrong(format!("Orphans: the dropped table {table} left {left:?}"));
             }
