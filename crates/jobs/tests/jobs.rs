@@ -5,6 +5,8 @@
 
 #[path = "jobs/commits.rs"]
 mod commits;
+#[path = "jobs/crash_points.rs"]
+mod crash_points;
 #[path = "jobs/export.rs"]
 mod export;
 #[path = "jobs/faults.rs"]
