@@ -22,15 +22,16 @@ Json = Any
 BINARY = Path(os.environ.get("DORMOUSE_BIN", "dormouse"))
 
 # How long one command, and one wait for a job, may take. Only a hang comes near.
-COMMAND_SECONDS = 60.0
-WAIT_SECONDS = 60.0
+COMMAND_SECONDS = 300.0
+WAIT_SECONDS = 300.0
 POLL_SECONDS = 0.05
 
-# Short times, so that what a crash leaves behind is taken up within seconds. Garbage goes when a test says so.
+# Short times, so that what a crash leaves behind is taken up within seconds; long enough that a slow machine's
+# heartbeats and drains come in time. Garbage goes when a test says so.
 PROPERTIES = {
-    "queue.visibility.timeout.seconds": "2",
-    "queue.max.attempts": "4",
-    "worker.drain.seconds": "5",
+    "queue.visibility.timeout.seconds": "5",
+    "queue.max.attempts": "10",
+    "worker.drain.seconds": "60",
     "memory.bytes": "64M",
     "gc.period.minutes": "1000",
     "tracker.repair.period.seconds": "1",
@@ -43,6 +44,10 @@ PROPERTIES = {
 UNFINISHED = re.compile(r"#\d+$")
 
 FINAL = {"FINISHED", "FAILED", "REJECTED", "CANCELLED"}
+
+# Rows of jobs for tests that must catch a job at work: each time that the machine was too fast for it, the job is
+# made larger.
+GROWING_ROWS = (50_000, 200_000, 800_000, 3_200_000, 12_800_000)
 
 
 @dataclass
@@ -73,7 +78,8 @@ class Server:
 
     def wait_until_works(self) -> Server:
         """Waits until it says that it works."""
-        wait_for(lambda: not self.runs() or "working;" in self.text(), f"{self.log} says that it works")
+        started = lambda: not self.runs() or "working;" in self.text()  # noqa: E731
+        wait_for(started, f"{self.log} says that it works", poll=0.002)
         assert self.runs(), f"serve ended with exit code {self.process.returncode}:\n{self.text()}"
         return self
 
@@ -287,6 +293,10 @@ class Instance:
         depths = {row["queue"]: (row["visible"], row["hidden"], row["dead"]) for row in self.json("queue", "list")}
         return {queue: depth for queue, depth in depths.items() if any(depth)}
 
+    def open_jobs(self) -> set[str]:
+        """The jobs that have begun and not ended."""
+        return {job for job, status in self.statuses().items() if status not in FINAL}
+
     def wait_empty_queues(self, seconds: float = WAIT_SECONDS) -> None:
         """Waits until no queue holds a message; dead letters fail at once."""
 
@@ -347,7 +357,9 @@ class Instance:
         assert stored == known, f"orphan objects: {sorted(stored - known)}; missing objects: {sorted(known - stored)}"
 
 
-def wait_for(done: Callable[[], Any], what: str | Callable[[], str], seconds: float = WAIT_SECONDS) -> Any:
+def wait_for(
+    done: Callable[[], Any], what: str | Callable[[], str], seconds: float = WAIT_SECONDS, poll: float = POLL_SECONDS
+) -> Any:
     """Polls until `done` returns something true, and returns that."""
     deadline = time.monotonic() + seconds
     while True:
@@ -356,7 +368,7 @@ def wait_for(done: Callable[[], Any], what: str | Callable[[], str], seconds: fl
             return value
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {seconds:.0f} s in vain until {what if isinstance(what, str) else what()}")
-        time.sleep(POLL_SECONDS)
+        time.sleep(poll)
 
 
 def reasons(report: Json) -> str:
