@@ -22,7 +22,9 @@ pub(crate) fn clock() -> Result<Arc<dyn Clock>> {
     };
     let seconds = text.to_str().and_then(|text| text.parse().ok());
     let seconds: i64 = seconds.ok_or_else(|| {
-        Error::invalid(format!("environment variable {OFFSET_SECONDS} must be whole seconds"))
+        Error::invalid(format!(
+            "environment variable {OFFSET_SECONDS} must be whole seconds"
+        ))
     })?;
     Ok(Arc::new(WrongClock { seconds }))
 }
