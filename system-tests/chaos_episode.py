@@ -137,6 +137,11 @@ class Plan:
             "table.ingest.file.target.bytes": choose.choice(["16K", "256K", "8M"]),
         }
 
+    @property
+    def sweeps_early(self) -> bool:
+        """Whether files of running jobs may be taken for orphans."""
+        return self.properties["gc.orphan.age.hours"] != "24"
+
     def describe(self) -> dict[str, Any]:
         return {
             "seed": self.seed,
@@ -158,7 +163,7 @@ class Work(threading.Thread):
         self.instance = instance
         self.history = history
         self.disk = disk
-        self.ledger = Ledger()
+        self.ledger = Ledger(forgets_early=plan.sweeps_early)
         self.done = threading.Event()
         self.failure: BaseException | None = None
         self.current: dict[str, Life] = {}
