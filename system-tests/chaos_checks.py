@@ -141,7 +141,8 @@ def check_rows(expected: Sequence[Path], export: Export) -> int:
 def check_tables(instance: Instance, ledger: Ledger, reports: Sequence[Json]) -> int:
     """Checks every table by a new export. Returns how many rows there are."""
     rows = 0
-    assert {info["id"] for info in instance.json("table", "list")} == {life.id for life in ledger.live()}
+    tables, live = {info["id"] for info in instance.json("table", "list")}, {life.id for life in ledger.live()}
+    assert tables == live, f"the tables are {tables}, expected {live}"
     for life in ledger.live():
         export = instance.export(life.name, f"final-{life.name}")
         rows += check_rows(inputs_until(ledger, reports, life.id, None), export)

@@ -28,10 +28,14 @@ SCHEMA = {
 # Once faults stop, everything must have come to its end within this time. Only a hang comes near.
 DRAIN_SECONDS = 300.0
 
+# On a slow machine an episode goes on until it has hit so much, for so much longer at most.
+LEAST_FAULTS, LEAST_JOBS = 5, 10
+MORE_SECONDS = 120.0
+
 # Of the data directory's file system, when it can be filled up.
 DISK_BYTES = 256 << 20
 
-# Exit codes of commands that may be tried again: unavailable, and killed by a signal of ours.
+# Exit codes that commands may have in the middle of faults.
 EXISTS, NOT_FOUND, UNAVAILABLE = 4, 3, 5
 
 CLOCK_OFFSET = "DORMOUSE_CLOCK_OFFSET_SECONDS"
@@ -399,7 +403,7 @@ class Episode:
 
     def disturb(self) -> None:
         ends = time.monotonic() + self.plan.seconds
-        while time.monotonic() < ends:
+        while time.monotonic() < ends or (not self.did_enough() and time.monotonic() < ends + MORE_SECONDS):
             if self.work.failure:
                 raise self.work.failure
             for slot in self.slots:
@@ -416,6 +420,11 @@ class Episode:
                 self.pause(slot)
             else:
                 self.fill()
+
+    def did_enough(self) -> bool:
+        counts = self.history.counts
+        faults = counts["kill"] + counts["pause"] + counts["terminate"]
+        return faults >= LEAST_FAULTS and counts["sent ingest"] >= LEAST_JOBS
 
     def wait_for_a_moment(self, slot: Slot) -> None:
         """Waits for a random time: mostly from when the process works, sometimes while it starts."""
