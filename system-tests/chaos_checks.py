@@ -189,8 +189,9 @@ def check_doctor(instance: Instance, ledger: Ledger) -> bool:
 
 
 def interrupted(reports: Sequence[Json]) -> int:
-    """How many jobs were begun more than once."""
-    return sum(len(report["runs"]) > 1 or any(run["attempt"] > 1 for run in report["runs"]) for report in reports)
+    """How many jobs have a run that began and never came to an end."""
+    cut_off = {report["job"] for report in reports for run in report["runs"] if not run["ended"]}
+    return len(cut_off)
 
 
 def judge(instance: Instance, ledger: Ledger) -> dict[str, int]:

@@ -192,7 +192,9 @@ class Work(threading.Thread):
             time.sleep(0.05)
             dice = self.random.uniform(0.85, 1)
         if dice < 0.50:
-            self.ingest()
+            # Work comes in bursts, so that kills meet some of it.
+            for _ in range(self.random.choice([1, 2, 4, 8])):
+                self.ingest()
         elif dice < 0.60:
             self.repeat("ingest")
         elif dice < 0.72:
@@ -209,7 +211,7 @@ class Work(threading.Thread):
             self.command("gc", "--delay-minutes", "0")
         elif self.unsent:
             self.send(self.unsent.pop(0))
-        time.sleep(self.random.expovariate(10))
+        time.sleep(self.random.expovariate(20))
 
     def waiting(self) -> int:
         outcome = self.command("queue", "list", "--format", "json")
@@ -229,7 +231,7 @@ class Work(threading.Thread):
         number = sum(job.kind == "ingest" for job in self.ledger.jobs.values())
         name = self.random.choice(self.TABLES)
         job = Job(f"job-{number:04}", "ingest", name, by_id=self.random.random() < 0.3)
-        rows = int(10 ** self.random.uniform(0, 4.6))
+        rows = int(10 ** self.random.uniform(0, 4.8))
         parts = self.random.choice([1, 1, 1, 2, 5])
         for part in range(parts):
             query = f"""SELECT printf('%016x', hash(i, '{job.id}')) AS "key", i AS n, '{job.id}' AS job
