@@ -106,8 +106,10 @@ def check_statuses(ledger: Ledger, reports: Sequence[Json]) -> None:
                 life = ledger.life(report["table"])
                 assert life and life.name == job.name, f"{job.id} was for {job.name}, and finished in {report['table']}"
             elif job.good:
-                doomed = any(life.doomed for life in ledger.lives if life.name == job.name)
-                assert doomed and TABLE_IS_GONE.search(why), f"{job.id} is {status}: {why}"
+                # Given up in a table that was deleted before it could be sent back, or sent to no table.
+                was_deleted = any(life.doomed for life in ledger.lives if life.name == job.name)
+                is_gone = report["table"] is None and was_deleted and TABLE_IS_GONE.search(why)
+                assert is_gone or (ledger.is_doomed(report["table"]) and why), f"{job.id} is {status}: {why}"
             else:
                 assert why, f"{job.id} is {status} without a reason"
             commits = {run["transaction"] for run in report["runs"] if run["transaction"]}

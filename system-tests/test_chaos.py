@@ -118,6 +118,11 @@ def hide_a_commit(case: Case) -> None:
     case.report("job-1")["runs"][0].update(status="FAILED", transaction=None, reasons=["the table was deleted"])
 
 
+def reject_a_good_job(case: Case) -> None:
+    case.report("job-1").update(status="REJECTED", table=None)
+    case.report("job-1")["runs"][0].update(status="REJECTED", transaction=None, reasons=["table does not exist"])
+
+
 def finish_a_bad_job(case: Case) -> None:
     case.report("bad").update(status="FINISHED", table=case.ledger.lives[0].id)
 
@@ -168,6 +173,10 @@ def delete_a_table(case: Case) -> None:
     case.instance.run("table", "delete", "events", "--yes")
 
 
+def make_a_table(case: Case) -> None:
+    case.instance.create_table("surplus", SCHEMA)
+
+
 DAMAGE = {
     lose_a_row: "missing",
     double_a_row: "not expected",
@@ -175,6 +184,7 @@ DAMAGE = {
     lose_a_job: "missing",
     forget_a_job: "nothing is known of ghost",
     hide_a_commit: "job-1 is FAILED",
+    reject_a_good_job: "job-1 is REJECTED",
     finish_a_bad_job: "bad cannot be done",
     leave_a_job_open: "job-1 is UNCOMMITTED for ever",
     refuse_without_a_reason: "late is REJECTED",
@@ -185,7 +195,8 @@ DAMAGE = {
     leave_a_spill_file: "left in the spill directory",
     leave_a_message: "messages are left",
     remove_an_object: "missing objects",
-    delete_a_table: "the tables are",
+    delete_a_table: "orphan objects",
+    make_a_table: "the tables are",
 }
 
 
