@@ -167,10 +167,10 @@ async fn a_repair_that_dies_anywhere_is_completed_by_the_next() {
         let table = world.table("events", 1).await;
         let services = world.process();
         for job in ["j1", "j2"] {
-            let record = dormouse_core::state::Record::FilesAdded {
-                job: dormouse_core::ids::JobId::new(job).unwrap(),
-                run: dormouse_core::ids::RunId::new(format!("{job}-run")).unwrap(),
-                issued: dormouse_core::ports::Clock::now(&*world.clock),
+            let record = Record::FilesAdded {
+                job: JobId::new(job).unwrap(),
+                run: RunId::new(format!("{job}-run")).unwrap(),
+                issued: world.clock.now(),
                 files: Vec::new(),
             };
             world.commit(&table, job, record).await;
