@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from harness import Instance, assert_same_rows, reasons, relation, wait_for
+from harness import GROWING_ROWS, Instance, assert_same_rows, reasons, relation, wait_for
 
 Make = Callable[..., Instance]
 
@@ -25,7 +26,9 @@ def rows(job: str, count: int) -> str:
 
 @contextmanager
 def collecting(instance: Instance, *options: str) -> Iterator[list[int]]:
-    """Collects garbage again and again meanwhile; gives how many collections there were, as a list of one."""
+    """Collects garbage again and again meanwhile; gives how many collections there were, as a list of one.
+
+    The pauses in between grow, so that jobs get through in the end however slow they are."""
     stop = threading.Event()
     rounds = [0]
     failures: list[BaseException] = []
@@ -35,6 +38,7 @@ def collecting(instance: Instance, *options: str) -> Iterator[list[int]]:
             while not stop.is_set():
                 instance.run("gc", *options)
                 rounds[0] += 1
+                time.sleep(min(rounds[0] * 0.01, 5))
         except BaseException as failure:  # noqa: BLE001 - it is raised again below
             failures.append(failure)
 
@@ -125,30 +129,35 @@ def test_a_deleted_table_goes_with_all_its_objects(instance: Instance) -> None:
 
 def test_a_table_is_deleted_while_it_is_worked_on(instance: Instance) -> None:
     """Its jobs come to an end with a reason, nothing of it is left, and jobs of other tables go on."""
-    gone = instance.create_table("gone", SCHEMA, ["4", "8", "c"])
-    instance.create_table("kept", SCHEMA)
-    inputs = [instance.parquet(f"{n}.parquet", rows(f"job-{n}", 30_000)) for n in range(6)]
-    jobs = [f"{table}-{number}" for number in range(6) for table in ("gone", "kept")]
-    with instance.serve():
-        for number, file in enumerate(inputs):
-            for table in ("gone", "kept"):
-                instance.send_ingest(f"{table}-{number}", table, file)
-        instance.send_export("export-gone", "gone")
-        wait_for(lambda: "FINISHED" in instance.statuses().values(), "work is under way")
-        instance.run("table", "delete", "gone", "--yes")
-        statuses = instance.wait_jobs([*jobs, "export-gone"])
-        instance.wait_empty_queues()
-    for job, status in statuses.items():
-        if job.startswith("kept"):
-            assert status == "FINISHED", f"{job} is {status}"
-        elif status != "FINISHED":
-            text = reasons(instance.job(job))
-            assert "the table was deleted" in text or 'table "gone" does not exist' in text, text
-    assert set(statuses.values()) > {"FINISHED"}, "the table was deleted too late to matter"
-    instance.sweep()
-    left = [path for path in (instance.data / "buckets" / "data").rglob("*") if path.is_file() and gone in path.parts]
-    assert not left, left
-    assert_same_rows(relation(inputs), instance.export("kept").relation)
+    for attempt, count in enumerate(GROWING_ROWS):
+        gone = instance.create_table("gone", SCHEMA, ["4", "8", "c"])
+        kept = f"kept-{attempt}"
+        instance.create_table(kept, SCHEMA)
+        inputs = [instance.parquet(f"{attempt}-{n}.parquet", rows(f"job-{n}", count)) for n in range(6)]
+        jobs = {f"{table}-{attempt}-{number}": table for number in range(6) for table in ("gone", kept)}
+        export = f"export-{attempt}"
+        with instance.serve():
+            for number, file in enumerate(inputs):
+                for table in ("gone", kept):
+                    instance.send_ingest(f"{table}-{attempt}-{number}", table, file)
+            instance.send_export(export, "gone")
+            wait_for(lambda jobs=jobs: instance.statuses().keys() & jobs.keys(), "work is under way", poll=0.002)
+            instance.run("table", "delete", "gone", "--yes")
+            statuses = instance.wait_jobs([*jobs, export])
+            instance.wait_empty_queues()
+        for job, status in statuses.items():
+            if jobs.get(job) == kept:
+                assert status == "FINISHED", f"{job} is {status}"
+            elif status != "FINISHED":
+                text = reasons(instance.job(job))
+                assert "the table was deleted" in text or 'table "gone" does not exist' in text, text
+        instance.sweep()
+        left = [path for path in (instance.data / "buckets" / "data").rglob("*") if path.is_file() and gone in path.parts]
+        assert not left, left
+        assert_same_rows(relation(inputs), instance.export(kept).relation)
+        if set(statuses.values()) > {"FINISHED"}:
+            return
+    pytest.fail("the table was always deleted too late to matter")
 
 
 def test_files_of_a_killed_ingest_are_swept(make_instance: Make) -> None:
@@ -157,21 +166,29 @@ def test_files_of_a_killed_ingest_are_swept(make_instance: Make) -> None:
         queue_visibility_timeout_seconds="1", memory_bytes="4M", table_ingest_file_target_bytes="64K"
     )
     instance.create_table("events", SCHEMA, [f"{n:02x}" for n in range(8, 256, 8)])
-    file = instance.parquet("a.parquet", rows("job-1", 200_000))
-    instance.send_ingest("job-1", "events", file)
-    server = instance.start()
-    wait_for(lambda: len(instance.data_files()) >= 2, "the job writes")
-    server.kill()
-    orphans = instance.data_files()
-    assert orphans and instance.json("files", "events") == [], "the job was done before it was killed"
+    inputs: list[Path] = []
+    for count in GROWING_ROWS:
+        job = f"job-{len(inputs)}"
+        inputs.append(instance.parquet(f"{job}.parquet", rows(job, count)))
+        before = instance.data_files()
+        instance.send_ingest(job, "events", inputs[-1])
+        server = instance.start()
+        wait_for(lambda before=before: len(instance.data_files() - before) >= 2, "the job writes", poll=0.002)
+        server.kill()
+        orphans = instance.data_files() - instance.known_files()
+        if orphans:
+            break
+    else:
+        pytest.fail("every job was done before it could be killed")
+    written = instance.data_files()
     instance.run("gc")
-    assert instance.data_files() == orphans
+    assert instance.data_files() == written
     with instance.serve():
-        instance.wait_job("job-1")
+        instance.wait_job(job)
         assert orphans < instance.data_files()
     assert instance.sweep() > 0
     assert not orphans & instance.data_files()
-    assert_same_rows(relation(file), instance.export("events").relation)
+    assert_same_rows(relation(inputs), instance.export("events").relation)
 
 
 def test_spilled_rows_of_a_killed_ingest_are_removed(make_instance: Make) -> None:
@@ -182,13 +199,21 @@ def test_spilled_rows_of_a_killed_ingest_are_removed(make_instance: Make) -> Non
     def spilled() -> list[Path]:
         return [path for path in (instance.data / "spill").rglob("*") if path.is_file()]
 
-    instance.send_ingest("job-1", "events", instance.parquet("a.parquet", rows("job-1", 300_000)))
-    server = instance.start()
-    wait_for(spilled, "the job spills")
-    server.kill()
-    assert spilled()
+    def ended(job: str) -> bool:
+        return instance.statuses().get(job) == "FINISHED"
+
+    for count in GROWING_ROWS[1:]:
+        job = f"job-{count}"
+        instance.send_ingest(job, "events", instance.parquet(f"{job}.parquet", rows(job, count)))
+        server = instance.start()
+        wait_for(lambda job=job: spilled() or ended(job), "the job spills", poll=0.002)
+        server.kill()
+        if spilled():
+            break
+    else:
+        pytest.fail("every job was done before it could be killed")
     with instance.serve():
-        instance.wait_job("job-1")
+        instance.wait_job(job)
     instance.sweep()
     assert not spilled(), spilled()
 
@@ -233,7 +258,7 @@ def test_an_export_of_a_wrong_file_fails_and_can_be_tried_again(
     make_instance: Make, leaves: str, damage: str
 ) -> None:
     """A data file that is gone or not the one that was written fails the export; put right, it can be tried again."""
-    instance = make_instance(queue_max_attempts="1")
+    instance = make_instance(queue_max_attempts="1", queue_visibility_timeout_seconds="60")
     data_file = make_table_to_damage(instance, leaves)
     content = data_file.read_bytes()
     if damage == "missing":

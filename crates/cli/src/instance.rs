@@ -10,11 +10,13 @@ use dormouse_core::{
     Error, Result,
     config::InstanceSettings,
     ids::BucketName,
-    ports::{Clock, Ids, QueueName, QueueSettings, SystemClock, SystemIds},
+    ports::{Ids, QueueName, QueueSettings, SystemIds},
 };
 use dormouse_engine::{EngineOptions, ParquetRowEngine};
 use dormouse_jobs::{Ports, Services};
 use dormouse_local::LocalDirectory;
+
+use crate::clock::clock;
 
 /// An open embedded instance.
 pub(crate) struct Instance {
@@ -30,7 +32,7 @@ impl Instance {
     /// `Invalid` when a property is wrong or the directory cannot be used.
     pub(crate) fn open(data: &Path) -> Result<Self> {
         let settings = read_settings(data)?;
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let clock = clock()?;
         let ids: Arc<dyn Ids> = Arc::new(SystemIds);
         let directory = LocalDirectory::open_with_files(
             data,

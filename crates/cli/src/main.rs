@@ -3,6 +3,7 @@
 //! | Module | What lives there |
 //! |---|---|
 //! | [`args`] | every command and option |
+//! | [`clock`] | the clock of this process |
 //! | [`instance`] | wires the adapters of an embedded instance |
 //! | [`printer`] | reports as tables or JSON; data on standard output, the rest on standard error |
 //! | [`signals`] | being asked to stop |
@@ -12,6 +13,7 @@
 //! A command ends with the exit code of its error's kind (`dormouse_core::ErrorKind::exit_code`).
 
 mod args;
+mod clock;
 mod commands;
 mod instance;
 mod printer;

@@ -27,7 +27,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use object_store::{ObjectMeta, ObjectStoreExt, path::Path};
 use serde::Serialize;
 
-use crate::services::Services;
+use crate::{repair, services::Services};
 
 /// How many files one record names.
 const BATCH: usize = 1000;
@@ -212,8 +212,8 @@ async fn sweep_leftovers(
     Ok(swept)
 }
 
-/// Removes every object of a deleted table once its files are collected, and forgets the table. Says whether it
-/// is forgotten.
+/// Removes every object of a deleted table once its files are collected, ends its jobs that were left unended, and
+/// forgets the table. Says whether it is forgotten.
 ///
 /// A run that began before the table was deleted may still write files, for as long as `orphan_age`; so long the
 /// table stays listed, and its orphans are swept. The caller knows from the index of tables that it was deleted.
@@ -236,6 +236,7 @@ pub async fn purge_deleted(services: &Services, table: &TableId, orphan_age: Dur
             if state.garbage().next().is_some() || data.next().await.transpose()?.is_some() {
                 return Ok(false);
             }
+            repair::jobs_of_deleted(services, table, &state).await?;
         }
         // An earlier purge removed all of the log and came no further.
         TableStatus::Absent => {}

@@ -1,17 +1,18 @@
 //! Schedule: make the tracker say what the logs and the dead letters know.
 //!
 //! A worker that dies between its commit and its report leaves a job that looks unfinished; one that dies on its
-//! last attempt leaves a dead letter that nobody has reported. Both are found here. So are jobs that nobody has
-//! heard of for long: of a message that was delivered twice, one run may have taken it to its end while the other
-//! died.
+//! last attempt leaves a dead letter that nobody has reported; one whose table is deleted before its message comes
+//! again leaves a run that nobody takes up. All are found here. So are jobs that nobody has heard of for long: of a
+//! message that was delivered twice, one run may have taken it to its end while the other died.
 
 use std::time::Duration;
 
 use dormouse_core::{
     ErrorKind, Result,
     collections::Collection,
-    ids::{ExportId, RunId, TransactionNumber},
+    ids::{ExportId, RunId, TableId, TransactionNumber},
     ports::{Condition, Item, ItemKey},
+    state::TableState,
     tables::TableInfo,
     time::Timestamp,
     tracker::{EventKind, JobFilter, JobKey, JobKind, JobReport, JobStatus},
@@ -87,6 +88,49 @@ pub async fn commits(services: &Services, table: &TableInfo) -> Result<u64> {
     let item = Item::new(key).with("transaction", state.transaction().0);
     services.ports.items.put(item, Condition::None).await?;
     Ok(repaired)
+}
+
+/// Ends the reports of jobs of a deleted table that nobody works on any more. Returns how many.
+///
+/// # Errors
+/// Errors of the stores.
+pub async fn jobs_of_deleted(services: &Services, table: &TableId, state: &TableState) -> Result<u64> {
+    let filter = JobFilter {
+        table: Some(table.clone()),
+        ..JobFilter::default()
+    };
+    let mut ended = 0;
+    for report in services.tracker.list(&filter, usize::MAX).await? {
+        let Some(deciding) = report.deciding_run().filter(|_| !report.status.is_final()) else {
+            continue;
+        };
+        let committed = match report.key.kind {
+            JobKind::Ingest => state.committed(&report.key.job),
+            JobKind::Export => None,
+        };
+        let (run, kind) = match committed {
+            Some(entry) => {
+                let kind = EventKind::Committed {
+                    transaction: entry.transaction,
+                    rows: entry.rows,
+                    files: entry.files,
+                };
+                (&entry.run, kind)
+            }
+            None => {
+                let reasons = vec!["the table was deleted".to_owned()];
+                (&deciding.run, EventKind::Failed { reasons })
+            }
+        };
+        let attempt = report.runs.iter().find(|known| known.run == *run);
+        let attempt = attempt.map_or(1, |known| known.attempt);
+        services
+            .tracker
+            .record(&report.key, report.table_name.as_deref(), (run, attempt), kind)
+            .await?;
+        ended += 1;
+    }
+    Ok(ended)
 }
 
 /// Reports jobs whose message died without a report. Returns how many.

@@ -3,11 +3,20 @@
 use std::time::Duration;
 
 use dormouse_core::{
-    ports::QueueName,
+    ids::{JobId, RunId},
+    ports::{Clock, QueueName},
+    state::Record,
+    tables::TableInfo,
     testing::memory::EngineStep,
-    tracker::{JobFilter, JobStatus},
+    tracker::{EventKind, JobFilter, JobKey, JobKind, JobStatus},
 };
-use dormouse_jobs::{ingest::IngestWorker, repair, schedule::Schedule, worker};
+use dormouse_jobs::{
+    garbage::Override,
+    ingest::IngestWorker,
+    repair,
+    schedule::{Schedule, collect_all},
+    worker,
+};
 
 use crate::{
     faults::polled,
@@ -109,16 +118,59 @@ async fn an_export_whose_part_died_is_reported() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn jobs_whose_table_was_deleted_after_their_worker_died_are_ended() {
+    let world = World::new();
+    let table = world.table("events", 1).await;
+    let other = world.table("other", 1).await;
+    let job = |kind, table: &TableInfo, job: &str| JobKey {
+        kind,
+        table: Some(table.id.clone()),
+        job: JobId::new(job).unwrap(),
+    };
+    let run = RunId::new("run-of-a-dead-worker").unwrap();
+    let files_added = Record::FilesAdded {
+        job: JobId::new("committed").unwrap(),
+        run: run.clone(),
+        issued: world.clock.now(),
+        files: Vec::new(),
+    };
+    world.commit(&table, "committed", files_added).await;
+    let ends = [
+        (job(JobKind::Ingest, &table, "committed"), JobStatus::Finished),
+        (job(JobKind::Ingest, &table, "begun"), JobStatus::Failed),
+        (job(JobKind::Export, &table, "export"), JobStatus::Failed),
+        (job(JobKind::Ingest, &other, "elsewhere"), JobStatus::InProgress),
+    ];
+    for (key, _) in &ends {
+        let tracker = &world.services.tracker;
+        tracker
+            .record(key, Some("events"), (&run, 2), EventKind::Started)
+            .await
+            .unwrap();
+    }
+    world.services.tables.delete(&table.name).await.unwrap();
+    world.sleep(Duration::from_secs(25 * 3600)).await;
+    collect_all(&world.process(), Override::default()).await.unwrap();
+    for (key, end) in &ends {
+        let report = world.services.tracker.report(key).await.unwrap().unwrap();
+        assert_eq!((report.status, report.runs.len()), (*end, 1), "{key:?}");
+        if *end == JobStatus::Failed {
+            assert_eq!(report.reasons(), ["the table was deleted"]);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_repair_that_dies_anywhere_is_completed_by_the_next() {
     for polls in 1.. {
         let world = World::new();
         let table = world.table("events", 1).await;
         let services = world.process();
         for job in ["j1", "j2"] {
-            let record = dormouse_core::state::Record::FilesAdded {
-                job: dormouse_core::ids::JobId::new(job).unwrap(),
-                run: dormouse_core::ids::RunId::new(format!("{job}-run")).unwrap(),
-                issued: dormouse_core::ports::Clock::now(&*world.clock),
+            let record = Record::FilesAdded {
+                job: JobId::new(job).unwrap(),
+                run: RunId::new(format!("{job}-run")).unwrap(),
+                issued: world.clock.now(),
                 files: Vec::new(),
             };
             world.commit(&table, job, record).await;
