@@ -16,6 +16,7 @@
 //! | `digest` | the row digest, frozen |
 //! | `writer`, `object_writer` | Parquet out, with checksum and key range |
 //! | [`generate`] | files to try things with |
+//! | `testing` | rows of simulated tables as Parquet, with feature `testing` |
 //! | `threads`, `cancel` | shared work, panics contained, work stopped |
 //!
 //! Invariants: every row read is written once, which count and digest prove before a call answers; files are
@@ -27,6 +28,8 @@
 pub mod arrow_schema;
 pub mod generate;
 pub mod options;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 mod buffers;
 mod cancel;

@@ -5,7 +5,6 @@
 //! | [`stage`] | where every call on a port passes, and what a director makes of it: faults, delays, crashes |
 //! | [`process`] | one simulated process: its workers and schedules, killed, paused and stopped from outside |
 //! | [`ports`] | the ports of a simulated process |
-//! | [`rows`] | the rows of simulated tables, and the row engines that keep them |
 //! | [`auditor`] | who sees every write that took effect, and says at once when a promise is broken |
 //! | [`instance`] | a simulated instance: storage, processes, an operator |
 //! | [`checks`] | what must hold once all is quiet |
@@ -23,6 +22,5 @@ pub mod checks;
 pub mod instance;
 pub mod ports;
 pub mod process;
-pub mod rows;
 pub mod simulation;
 pub mod stage;

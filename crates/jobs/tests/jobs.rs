@@ -19,6 +19,8 @@ mod housekeeping;
 mod ingest;
 #[path = "jobs/repair.rs"]
 mod repair;
+#[path = "jobs/simulation.rs"]
+mod simulation;
 #[path = "jobs/tracker.rs"]
 mod tracker;
 #[path = "jobs/worker.rs"]

@@ -11,7 +11,7 @@ use dormouse_core::{
     ids::{FileName, JobId, TableId, TransactionNumber},
     ports::{Delivery, Item, ItemStore, Order, QueueName, Range, Receipt, Sort, Write},
     state::{Outcome, Record, TableState, invariants, log::Entry, table_state::TableStatus},
-    testing::memory::MemoryItemStore,
+    testing::{memory::MemoryItemStore, rows::Row},
     tracker::JobReport,
 };
 use futures::FutureExt;
@@ -19,7 +19,6 @@ use object_store::{ObjectStore, ObjectStoreExt, path::Path};
 use parking_lot::Mutex;
 
 use super::{
-    rows::Row,
     stage::{Act, Fate, Stage},
 };
 

@@ -8,12 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use dormouse_core::testing::rows::Rows;
 use parking_lot::Mutex;
 
-use super::{
-    rows::Rows,
-    simulation::{self, Failure, KEPT_LINES, Summary},
-};
+use super::simulation::{self, Failure, KEPT_LINES, Summary};
 
 /// What came of many runs.
 #[derive(Clone, Debug, Default)]

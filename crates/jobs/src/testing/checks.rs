@@ -8,13 +8,13 @@ use dormouse_core::{
     ports::QueueName,
     state::{StateStore, snapshot},
     tables::TableInfo,
-    testing::memory::MemoryRowEngine,
+    testing::{memory::MemoryRowEngine, rows::Row},
     tracker::{JobKind, JobReport, JobStatus},
 };
 use futures::TryStreamExt;
 use object_store::{ObjectStore, ObjectStoreExt, path::Path};
 
-use super::{instance::Instance, rows::Row};
+use super::instance::Instance;
 use crate::schedule::Schedule;
 
 /// Longer than history, orphans and pins are kept.

@@ -8,7 +8,10 @@ use dormouse_core::{
     partition::tree_from_split_points,
     ports::{Clock, Message, QueueName, QueueSettings},
     tables::TableInfo,
-    testing::seeded::PausedClock,
+    testing::{
+        rows::{Row, Rows},
+        seeded::PausedClock,
+    },
     time::Timestamp,
 };
 use object_store::{ObjectStoreExt, path::Path};
@@ -18,7 +21,6 @@ use super::{
     auditor::Auditor,
     ports::{INPUTS, Storage},
     process::{self, Ended},
-    rows::{Row, Rows},
     stage::{Control, Stage},
 };
 use crate::Services;
@@ -177,7 +179,7 @@ impl Instance {
             .collect();
         let name = TableName::new(name).unwrap();
         let tables = &self.operator.tables;
-        tables.create(name, self.rows.schema(), partitions, properties).await.unwrap()
+        tables.create(name, self.rows.schema().unwrap(), partitions, properties).await.unwrap()
     }
 
     /// Writes the input objects of a job: its rows, in so many files.

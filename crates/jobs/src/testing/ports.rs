@@ -23,6 +23,7 @@ use dormouse_core::{
     },
     testing::{
         memory::{MemoryBuckets, MemoryItemStore},
+        rows::Rows,
         seeded::SeededIds,
     },
     time::Timestamp,
@@ -34,7 +35,6 @@ use self::{
     queue::{SharedQueue, SimulatedQueue},
 };
 use super::{
-    rows::Rows,
     stage::{Control, Stage},
 };
 use crate::{Ports, Services};

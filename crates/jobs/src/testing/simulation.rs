@@ -10,7 +10,10 @@ mod script;
 
 use std::{collections::BTreeMap, fmt, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use dormouse_core::ports::{Clock, QueueSettings};
+use dormouse_core::{
+    ports::{Clock, QueueSettings},
+    testing::rows::Rows,
+};
 use futures::FutureExt;
 use parking_lot::Mutex;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -23,7 +26,6 @@ use super::{
     checks,
     instance::{Instance, OPERATOR},
     process,
-    rows::Rows,
     stage::Calm,
 };
 
@@ -51,6 +53,8 @@ pub struct Summary {
     pub faults: BTreeMap<&'static str, u64>,
     /// Rare events.
     pub events: BTreeMap<&'static str, u64>,
+    /// The end of the trace; none of many runs together.
+    pub trace: Vec<String>,
 }
 
 impl Summary {
@@ -133,14 +137,15 @@ pub fn run(seed: u64, rows: &Arc<dyn Rows>, kept: usize) -> Result<Summary, Fail
                 Summary::default()
             }
         };
+        let trace = run.instance.stage.newest();
         if violations.is_empty() {
-            return Ok(summary);
+            return Ok(Summary { trace, ..summary });
         }
         Err(Failure {
             seed,
             rows: rows.name(),
             violations,
-            trace: run.instance.stage.newest(),
+            trace,
         })
     })
 }

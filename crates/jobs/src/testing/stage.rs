@@ -46,6 +46,12 @@ impl fmt::Display for Call {
     }
 }
 
+/// The actor of calls that a row engine makes on a thread of its own.
+///
+/// Time stands still while such a thread works, so these calls neither wait nor stand still themselves; a crash ends
+/// them with an error that nobody is left to see.
+const ENGINE: &str = "engine";
+
 /// What becomes of a call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fate {
@@ -270,7 +276,7 @@ impl Stage {
 
     /// Asks the director about a call.
     pub(super) fn fate(&self, control: &Control, operation: String) -> (Call, Fate) {
-        let actor = ACTOR.try_with(|actor| *actor).unwrap_or("observer");
+        let actor = ACTOR.try_with(|actor| *actor).unwrap_or(ENGINE);
         let call = Call { actor, operation };
         let fate = self.director.lock().decide(&call);
         self.trace.lock().calls += 1;
@@ -281,9 +287,9 @@ impl Stage {
 
     /// What comes before the effect; an error means that there is none.
     pub(super) async fn before<E: Faulty>(&self, control: &Control, call: &Call, fate: Fate) -> Result<(), E> {
-        self.wait(fate.before).await;
+        self.wait(call, fate.before).await;
         match fate.act {
-            Act::CrashBefore => crash(control).await,
+            Act::CrashBefore => return Err(crash(control, call).await),
             Act::PauseBefore(time) => pause(control, time).await,
             Act::Fail(why) => return Err(E::fault(format!("{why} at \"{call}\""))),
             _ => {}
@@ -293,9 +299,9 @@ impl Stage {
 
     /// What comes after the effect; an error takes the place of the answer.
     pub(super) async fn after<E: Faulty>(&self, control: &Control, call: &Call, fate: Fate) -> Result<(), E> {
-        self.wait(fate.after).await;
+        self.wait(call, fate.after).await;
         match fate.act {
-            Act::CrashAfter => crash(control).await,
+            Act::CrashAfter => return Err(crash(control, call).await),
             Act::PauseAfter(time) => pause(control, time).await,
             Act::LoseReply => return Err(E::fault(format!("no reply from \"{call}\""))),
             _ => {}
@@ -317,8 +323,8 @@ impl Stage {
         answer
     }
 
-    async fn wait(&self, time: Duration) {
-        if time.is_zero() {
+    async fn wait(&self, call: &Call, time: Duration) {
+        if time.is_zero() || call.actor == ENGINE {
             tokio::task::yield_now().await;
         } else {
             self.clock.sleep(time).await;
@@ -326,9 +332,12 @@ impl Stage {
     }
 }
 
-async fn crash(control: &Control) {
+async fn crash<E: Faulty>(control: &Control, call: &Call) -> E {
     control.kill();
-    futures::future::pending::<()>().await;
+    if call.actor != ENGINE {
+        futures::future::pending::<()>().await;
+    }
+    E::fault(format!("the process died at \"{call}\""))
 }
 
 async fn pause(control: &Control, time: Duration) {

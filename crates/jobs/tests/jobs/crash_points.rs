@@ -17,13 +17,13 @@ use dormouse_core::{
     ids::JobId,
     ports::{QueueName, QueueSettings},
     state::{Commit, CommitId, Record},
+    testing::rows::{MemoryRows, Row},
 };
 use dormouse_jobs::testing::{
     checks::{self, Expected, Sent},
     instance::{Instance, KEYS, OPERATOR, TableForm},
     ports::INPUTS,
     process,
-    rows::{MemoryRows, Row},
     stage::{Act, Call, Calm, Director, Fate},
 };
 use futures::FutureExt;

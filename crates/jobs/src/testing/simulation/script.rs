@@ -8,6 +8,7 @@ use dormouse_core::{
     ports::QueueName,
     state::{Commit, CommitId, Record, transaction::Split},
     tables::TableInfo,
+    testing::rows::Row,
 };
 use object_store::{ObjectStoreExt, path::Path};
 use rand::{RngExt, seq::IndexedRandom};
@@ -17,7 +18,6 @@ use crate::testing::{
     checks::{Expected, Sent},
     instance::{KEYS, TableForm},
     ports::INPUTS,
-    rows::Row,
     stage::Control,
 };
 

@@ -3,12 +3,13 @@
 use std::{fmt::Debug, sync::Arc};
 
 use bytes::Bytes;
-use dormouse_core::{
-    Result,
+
+use super::memory::{MemoryRow, MemoryRowEngine};
+use crate::{
+    error::Result,
     key::Key,
     ports::{Ids, RowEngine},
     schema::Schema,
-    testing::memory::{MemoryRow, MemoryRowEngine},
 };
 
 /// A key, and a text that tells which job brought the row.
@@ -20,7 +21,10 @@ pub trait Rows: Debug + Send + Sync {
     fn name(&self) -> &'static str;
 
     /// The columns of every table: a number as row key, and a text.
-    fn schema(&self) -> Arc<Schema>;
+    ///
+    /// # Errors
+    /// None in fact.
+    fn schema(&self) -> Result<Arc<Schema>>;
 
     /// An object that a client would send.
     fn encode(&self, rows: &[Row]) -> Bytes;
@@ -49,8 +53,8 @@ impl Rows for MemoryRows {
         "memory"
     }
 
-    fn schema(&self) -> Arc<Schema> {
-        MemoryRowEngine::schema().unwrap()
+    fn schema(&self) -> Result<Arc<Schema>> {
+        MemoryRowEngine::schema()
     }
 
     fn encode(&self, rows: &[Row]) -> Bytes {
