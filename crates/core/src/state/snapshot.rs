@@ -318,7 +318,8 @@ pub struct SnapshotEntry {
     pub path: Path,
     /// The object's size.
     pub bytes: u64,
-    digest: String,
+    /// The SHA-256 of the object, in hexadecimal.
+    pub digest: String,
 }
 
 impl SnapshotEntry {
@@ -434,27 +435,41 @@ pub(super) async fn delete_before(
 /// a state of the past is read from the one before it and the log.
 const KEPT_APART: Duration = Duration::from_secs(3600);
 
-/// Removes snapshots that neither the log nor the reading of past states needs. `snapshots` are all, the newest
-/// first.
-pub(super) async fn thin(
-    items: &dyn ItemStore,
-    objects: &dyn ObjectStore,
-    table: &TableId,
+/// The snapshot that the log may be cut behind: the newest that is made no later than `keep_from` and is of no
+/// later state than `oldest_pin`, but never the very newest. `snapshots` are all, the newest first.
+pub fn base(
     snapshots: &[SnapshotEntry],
-    base: TransactionNumber,
-) -> Result<()> {
-    let mut kept_at = snapshots.get(1).map_or(Timestamp::default(), |entry| entry.at);
-    for entry in snapshots.iter().skip(2).filter(|entry| entry.transaction > base) {
-        if kept_at.since(entry.at) < KEPT_APART {
-            delete(items, objects, table, entry).await?;
-        } else {
-            kept_at = entry.at;
-        }
-    }
-    Ok(())
+    keep_from: Timestamp,
+    oldest_pin: Option<TransactionNumber>,
+) -> Option<&SnapshotEntry> {
+    snapshots
+        .iter()
+        .skip(1)
+        .find(|entry| entry.at <= keep_from && oldest_pin.is_none_or(|pin| entry.transaction <= pin))
 }
 
-async fn delete(
+/// The snapshots that neither the log nor the reading of past states needs while the log is cut behind `base`.
+/// `snapshots` are all, the newest first.
+pub fn redundant<'a>(
+    snapshots: &'a [SnapshotEntry],
+    base: &'a SnapshotEntry,
+) -> impl Iterator<Item = &'a SnapshotEntry> {
+    let mut kept_at = snapshots.get(1).map_or(Timestamp::default(), |entry| entry.at);
+    let between = snapshots
+        .iter()
+        .skip(2)
+        .filter(|entry| entry.transaction > base.transaction);
+    between.filter(move |entry| {
+        let near = kept_at.since(entry.at) < KEPT_APART;
+        if !near {
+            kept_at = entry.at;
+        }
+        near
+    })
+}
+
+/// Removes a snapshot from the list, and then its object.
+pub(super) async fn delete(
     items: &dyn ItemStore,
     objects: &dyn ObjectStore,
     table: &TableId,

@@ -14,9 +14,10 @@ use super::{
     apply::{Outcome, Refusal},
     log,
     log::Entry,
+    proposal::Proposal,
     snapshot,
     snapshot::SnapshotEntry,
-    table_state::{Pin, TableState, TableStatus},
+    table_state::{TableState, TableStatus},
     transaction::{Commit, Record},
 };
 use crate::{
@@ -428,41 +429,29 @@ impl StateStore {
                 }
                 Err(error) => return Err(error),
             };
-            let mut next = TableState::clone(&state);
-            let now = self.clock.now();
-            next.begin(state.transaction().next(), now);
-            let mut outcomes = Vec::with_capacity(commits.len());
-            let mut effective = Vec::new();
-            for commit in commits {
-                let (outcome, changed) = next.apply_commit(commit);
-                outcomes.push(outcome);
-                if changed {
-                    effective.push(Commit::clone(commit));
-                }
-            }
-            if effective.is_empty() {
-                // No entry is written, so what was so already is so as of the newest one.
-                for outcome in &mut outcomes {
-                    if *outcome == Outcome::Applied(next.transaction()) {
-                        *outcome = Outcome::Applied(state.transaction());
-                    }
-                }
-                return Ok((outcomes, state));
-            }
-            let entry = Entry::after(&state, &log.table, now, effective);
-            let (body, hash) = entry.encode()?;
-            let writes =
-                log::append_writes(&*self.objects, &entry, body, hash, next.floor(), self.ids.uuid()).await;
+            let proposal = Proposal::new(&state, &log.table, self.clock.now(), commits)?;
+            let Some(append) = proposal.append else {
+                return Ok((proposal.outcomes, state));
+            };
+            let floor = append.next.floor();
+            let writes = log::append_writes(
+                &*self.objects,
+                &append.entry,
+                append.body,
+                append.hash,
+                floor,
+                self.ids.uuid(),
+            )
+            .await;
             let appended = match writes {
                 Ok(writes) => self.items.transact(writes).await,
                 Err(error) => Err(error),
             };
             match appended {
                 Ok(()) => {
-                    next.set_hash(hash);
-                    let next = Arc::new(next);
+                    let next = Arc::new(append.next);
                     log.offer(&next);
-                    return Ok((outcomes, next));
+                    return Ok((proposal.outcomes, next));
                 }
                 // Either way the next refresh tells whether the entry is in the log.
                 Err(error) if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Unavailable) => {
@@ -552,19 +541,12 @@ impl StateStore {
         let snapshots = snapshot::list(&*self.items, table, Range::all(), usize::MAX >> 1).await?;
         let state = self.state(table).await?;
         let now = self.clock.now().max(state.at());
-        let live = |pin: &&Pin| pin.is_live(now);
-        let oldest_pin = state
-            .pins()
-            .map(|(_, pin)| pin)
-            .filter(live)
-            .map(|pin| pin.transaction)
-            .min();
-        let base = snapshots
-            .iter()
-            .skip(1)
-            .find(|entry| entry.at <= keep_from && oldest_pin.is_none_or(|pin| entry.transaction <= pin));
-        let Some(base) = base else { return Ok(0) };
-        snapshot::thin(&*self.items, &*self.objects, table, &snapshots, base.transaction).await?;
+        let Some(base) = snapshot::base(&snapshots, keep_from, state.oldest_pin(now)) else {
+            return Ok(0);
+        };
+        for entry in snapshot::redundant(&snapshots, base) {
+            snapshot::delete(&*self.items, &*self.objects, table, entry).await?;
+        }
         let floor = base.transaction.next();
         if floor > state.transaction() {
             return Ok(0);

@@ -1,0 +1,7 @@
+//! Models of the protocols, explored to the end.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::print_stdout, reason = "the figures of a run are its result")]
+
+mod log;
+mod world;
