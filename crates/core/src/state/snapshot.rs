@@ -31,7 +31,7 @@ use crate::{
     file::DataFile,
     ids::{FileName, JobId, PartitionId, PinId, TableId, TransactionNumber},
     partition::Partition,
-    ports::{Condition, Item, ItemKey, ItemStore, Order, Range, Sort},
+    ports::{Condition, Item, ItemKey, ItemStore, Order, Range, Sort, Write},
     schema::Schema,
     time::Timestamp,
 };
@@ -371,8 +371,7 @@ pub(super) async fn write(
             "snapshot {path} does not read back as it was written"
         )));
     }
-    let key = ItemKey::new(Collection::Snapshots, table.as_str(), state.transaction.0);
-    let item = Item::new(key)
+    let item = Item::new(item_key(table, state.transaction))
         .with("path", path.as_ref())
         .with("digest", digest)
         .with("bytes", length)
@@ -426,7 +425,7 @@ pub(super) async fn delete_before(
     floor: TransactionNumber,
 ) -> Result<()> {
     for entry in list(items, table, Range::before(floor.0), usize::MAX >> 1).await? {
-        delete(items, objects, table, &entry).await?;
+        delete(items, objects, table, &entry, None).await?;
     }
     Ok(())
 }
@@ -469,16 +468,38 @@ pub fn redundant<'a>(
 }
 
 /// Removes a snapshot from the list, and then its object.
+///
+/// # Errors
+/// `Conflict` when `check` does not hold; errors of the stores.
 pub(super) async fn delete(
     items: &dyn ItemStore,
     objects: &dyn ObjectStore,
     table: &TableId,
     entry: &SnapshotEntry,
+    check: Option<Write>,
 ) -> Result<()> {
-    let key = ItemKey::new(Collection::Snapshots, table.as_str(), entry.transaction.0);
-    items.delete(key, Condition::None).await?;
+    let delete = Write::Delete {
+        key: item_key(table, entry.transaction),
+        condition: Condition::None,
+    };
+    items
+        .transact(check.into_iter().chain([delete]).collect())
+        .await?;
     match objects.delete(&entry.path).await {
         Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether there is a snapshot of this transaction in the list.
+pub(super) async fn is_listed(
+    items: &dyn ItemStore,
+    table: &TableId,
+    transaction: TransactionNumber,
+) -> Result<bool> {
+    Ok(items.get(&item_key(table, transaction)).await?.is_some())
+}
+
+fn item_key(table: &TableId, transaction: TransactionNumber) -> ItemKey {
+    ItemKey::new(Collection::Snapshots, table.as_str(), transaction.0)
 }

@@ -544,10 +544,18 @@ impl StateStore {
         let Some(base) = snapshot::base(&snapshots, keep_from, state.oldest_pin(now)) else {
             return Ok(0);
         };
-        for entry in snapshot::redundant(&snapshots, base) {
-            snapshot::delete(&*self.items, &*self.objects, table, entry).await?;
-        }
         let floor = base.transaction.next();
+        if floor < state.floor() {
+            return Ok(0);
+        }
+        for entry in snapshot::redundant(&snapshots, base) {
+            let uncut = log::floor_is(table, state.floor());
+            match snapshot::delete(&*self.items, &*self.objects, table, entry, Some(uncut)).await {
+                // Somebody else has cut the log since, maybe behind this very snapshot.
+                Err(error) if error.kind() == ErrorKind::Conflict => return Ok(0),
+                result => result?,
+            }
+        }
         if floor > state.transaction() {
             return Ok(0);
         }
@@ -560,6 +568,10 @@ impl StateStore {
                 .await?
                 .outcome
                 .into_result()?;
+        }
+        // From the record on nobody removes the base; before it, somebody may have.
+        if !snapshot::is_listed(&*self.items, table, base.transaction).await? {
+            return Ok(0);
         }
         let deleted = log::delete_before(&*self.items, &*self.objects, table, floor).await?;
         snapshot::delete_before(&*self.items, &*self.objects, table, base.transaction).await?;
