@@ -4,4 +4,5 @@
 #![expect(clippy::print_stdout, reason = "the figures of a run are its result")]
 
 mod log;
+mod snapshots;
 mod world;
