@@ -8,6 +8,7 @@ use std::{collections::HashMap, sync::Mutex, time::Duration};
 
 use dormouse_core::{
     error::ErrorKind,
+    file::DataFile,
     ids::{FileName, PinId, TransactionNumber},
     plan::garbage::{GarbagePolicy, deletable, markable},
     state::{
@@ -41,6 +42,15 @@ fn file_name((job, run): File) -> FileName {
         static NAMES: [FileName; 4] = FILES.map(|file| name(format!("{file:?}")));
     }
     NAMES.with(|names| names[usize::from(job * 2 + run)].clone())
+}
+
+/// The size of a file, which tells it from others.
+fn tag((job, run): File) -> u64 {
+    u64::from(job * 2 + run)
+}
+
+fn tagged(file: &DataFile) -> File {
+    FILES[file.bytes as usize]
 }
 
 fn file_of(wanted: &FileName) -> File {
@@ -121,7 +131,7 @@ impl Request for Ask {
                 issued: at(issued),
                 files: vec![file(
                     format!("{:?}", (number, attempt)),
-                    u64::from(number),
+                    tag((number, attempt)),
                     &[(0, 9)],
                 )],
             },
@@ -549,7 +559,7 @@ impl Model for GarbageModel {
             Action::Plan(i) => {
                 table.exports[i] = Export::Planned {
                     transaction: table.state.number(),
-                    files: Files::of(table.state.files().map(|(file, _)| file_of(&file.name))),
+                    files: Files::of(table.state.files().map(|(file, _)| tagged(file))),
                 };
             }
             Action::Pin(i) => {
@@ -607,7 +617,7 @@ impl Model for GarbageModel {
             Property::<Self>::always("states are sound", |_, table| table.state.is_sound()),
             Property::<Self>::always("every referenced object is there", |_, table| {
                 table.state.files().all(|(file, _)| {
-                    let file = file_of(&file.name);
+                    let file = tagged(file);
                     table.objects.iter().any(|(object, _)| *object == file)
                 })
             }),
@@ -641,12 +651,10 @@ impl Model for GarbageModel {
                         && !markable(&table.state, POLICY, at(table.clock)).is_empty()
             }),
             Property::<Self>::sometimes("a file is forgotten", |_, table| {
-                FILES.iter().any(|file| {
-                    let name = file_name(*file);
-                    table.state.knows(&name)
-                        && !table.state.is_referenced(&name)
-                        && !table.state.garbage().any(|(garbage, _)| *garbage == name)
-                })
+                let written = table.runs.iter().filter(|run| **run != Run::Waiting).count();
+                table.collector.phase == Phase::Idle
+                    && table.objects.len() < written
+                    && table.state.garbage().next().is_none()
             }),
         ]
     }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![expect(clippy::print_stdout, reason = "the figures of a run are its result")]
 
+mod claims;
 mod garbage;
 mod log;
 mod snapshots;
