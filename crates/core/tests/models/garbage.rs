@@ -191,11 +191,11 @@ impl GarbageModel {
         Self {
             world: World::new(),
             without,
-            jobs: bound(1, 2),
+            jobs: 1,
             runs: 2,
             ticks: 2,
             leaps: 0,
-            rounds: 2,
+            rounds: bound(1, 2),
             exports: 1,
             quiet: Mutex::default(),
         }
@@ -206,7 +206,7 @@ impl GarbageModel {
         Self {
             leaps: 1,
             exports: 0,
-            ticks: 2,
+            rounds: 2,
             ..Self::new(without)
         }
     }
@@ -662,7 +662,7 @@ impl Model for GarbageModel {
 
 #[test]
 fn nothing_that_is_needed_is_deleted() {
-    explore("garbage", GarbageModel::new(Without::Nothing), 300_000);
+    explore("garbage", GarbageModel::new(Without::Nothing), 100_000);
 }
 
 #[test]
