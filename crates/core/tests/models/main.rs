@@ -7,4 +7,5 @@ mod claims;
 mod garbage;
 mod log;
 mod snapshots;
+mod splits;
 mod world;
