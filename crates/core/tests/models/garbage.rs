@@ -35,6 +35,9 @@ const POLICY: GarbagePolicy = GarbagePolicy {
 /// A file: the job, and the run that wrote it.
 type File = (u8, u8);
 
+/// Objects, and when they were written.
+type Objects = Vec<(File, i64)>;
+
 const FILES: [File; 4] = [(0, 0), (0, 1), (1, 0), (1, 1)];
 
 fn file_name((job, run): File) -> FileName {
@@ -183,7 +186,7 @@ struct GarbageModel {
     rounds: u8,
     exports: u8,
     /// What is known of the end of states with these objects.
-    quiet: Mutex<HashMap<(State, Vec<(File, i64)>), bool>>,
+    quiet: Mutex<HashMap<(State, Objects), bool>>,
 }
 
 impl GarbageModel {
@@ -219,7 +222,7 @@ struct Table {
     leaps: u8,
     state: State,
     /// Objects, and when they were written.
-    objects: Vec<(File, i64)>,
+    objects: Objects,
     runs: Vec<Run>,
     cleared: bool,
     collector: Collector,

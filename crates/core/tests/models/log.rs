@@ -158,11 +158,11 @@ enum Phase {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Learned {
-    FromAppend,
-    FromOwnEntry,
-    FromOtherRun,
+    Append,
+    OwnEntry,
+    OtherRun,
     /// Nothing, and gave up.
-    FromSilence,
+    Silence,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Hash)]
@@ -275,8 +275,8 @@ impl LogModel {
                 };
                 match (&step.entry, fault) {
                     (None, None) => Phase::Done(match step.outcome {
-                        Outcome::Applied(_) => Learned::FromOwnEntry,
-                        _ => Learned::FromOtherRun,
+                        Outcome::Applied(_) => Learned::OwnEntry,
+                        _ => Learned::OtherRun,
                     }),
                     (None, Some(_)) => return None,
                     (Some(_), Some(Action::LoseRequest { .. })) => self.again(&mut run, false),
@@ -287,7 +287,7 @@ impl LogModel {
                             self.again(&mut run, false)
                         } else {
                             state = step.next.clone();
-                            Phase::Done(Learned::FromAppend)
+                            Phase::Done(Learned::Append)
                         }
                     }
                 }
@@ -307,7 +307,7 @@ impl LogModel {
             run.attempt += 1;
         }
         if self.without == Without::Recognition && !lost_race {
-            return Phase::Done(Learned::FromSilence);
+            return Phase::Done(Learned::Silence);
         }
         Phase::Follow {
             compare_head: lost_race,
@@ -410,7 +410,7 @@ impl Model for LogModel {
                 let run = table.writers[writer].run.take()?;
                 let job = &mut table.jobs[run.job as usize];
                 job.acked = true;
-                job.failed |= run.phase == Phase::Done(Learned::FromSilence);
+                job.failed |= run.phase == Phase::Done(Learned::Silence);
             }
             Action::Read { writer } => {
                 let newest = &table.writers[writer].newest;
@@ -474,10 +474,10 @@ impl Model for LogModel {
                 running.windows(2).any(|pair| pair[0] == pair[1])
             }),
             Property::<Self>::sometimes("own commit recognised", |_, table| {
-                learned(table, Learned::FromOwnEntry)
+                learned(table, Learned::OwnEntry)
             }),
             Property::<Self>::sometimes("another run's commit recognised", |_, table| {
-                learned(table, Learned::FromOtherRun)
+                learned(table, Learned::OtherRun)
             }),
             Property::<Self>::sometimes(
                 "a stale writer is about to put a number that was cut off",

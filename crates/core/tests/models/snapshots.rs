@@ -4,7 +4,7 @@
 //! then list all, thin them, cut the log behind one, and remove what is before it. Each step is a step of the
 //! store, and a maker may stand still before any of them. A put may be torn, and one object may rot, at any time.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque, btree_map::Entry};
 
 use dormouse_core::{
     ids::{PinId, TransactionNumber},
@@ -261,10 +261,14 @@ impl SnapshotModel {
                 _ => Phase::Idle,
             },
             Phase::Enlist(object) => {
-                if !table.listed.contains_key(&object.0) {
-                    table.listed.insert(object.0, object);
-                } else if self.without == Without::OwnNames {
-                    table.objects.remove(&object);
+                match table.listed.entry(object.0) {
+                    Entry::Vacant(free) => {
+                        free.insert(object);
+                    }
+                    Entry::Occupied(_) if self.without == Without::OwnNames => {
+                        table.objects.remove(&object);
+                    }
+                    Entry::Occupied(_) => {}
                 }
                 Phase::ReadClock
             }

@@ -209,10 +209,16 @@ impl Step {
     }
 }
 
+/// A state, the time and a request.
+type Asked<R> = ([u8; 32], i64, R);
+
+/// A state and an entry.
+type Followed = ([u8; 32], [u8; 32]);
+
 /// What is known of states, requests and entries.
 pub(crate) struct World<R> {
-    steps: Mutex<HashMap<([u8; 32], i64, R), Arc<Step>>>,
-    followed: Mutex<HashMap<([u8; 32], [u8; 32]), Option<State>>>,
+    steps: Mutex<HashMap<Asked<R>, Arc<Step>>>,
+    followed: Mutex<HashMap<Followed, Option<State>>>,
 }
 
 impl<R: Request> World<R> {
@@ -314,7 +320,7 @@ where
     M::State: Clone + Debug + Hash + PartialEq + Send + Sync,
     M::Action: Clone + Debug + PartialEq,
 {
-    let started = Instant::now();
+    let started = now();
     // No set of discoveries ends the run, so the whole space is seen.
     let nothing = HasDiscoveries::AllOf(BTreeSet::from(["-"]));
     let checker = model
@@ -361,7 +367,7 @@ where
     M::State: Clone + Debug + Hash + PartialEq + Send + Sync,
     M::Action: Clone + Debug + PartialEq,
 {
-    let started = Instant::now();
+    let started = now();
     let checker = model
         .checker()
         .finish_when(HasDiscoveries::AllOf(BTreeSet::from([property])))
@@ -384,6 +390,11 @@ where
     if std::env::var_os("DORMOUSE_MODEL_TRACES").is_some() {
         println!("{}", listed(&actions));
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "how long a run takes is a figure of it")]
+fn now() -> Instant {
+    Instant::now()
 }
 
 fn listed<A: Debug>(actions: &[A]) -> String {
