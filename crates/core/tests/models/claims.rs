@@ -174,7 +174,7 @@ impl ClaimModel {
             world: World::new(),
             without,
             compactions: 2,
-            workers: bound(2, 3),
+            workers: 2,
             deliveries: 2,
             ticks: bound(1, 2),
             crashes: 1,

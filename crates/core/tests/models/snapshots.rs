@@ -112,7 +112,7 @@ impl SnapshotModel {
             entries: 4,
             commits: bound(0, 1),
             ticks: bound(1, 2),
-            rounds: bound(1, 2),
+            rounds: 1,
             retention: 3 * TICK,
             pins: true,
             torn: 0,
