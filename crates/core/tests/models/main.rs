@@ -4,15 +4,15 @@
 //! plans from it and checks it is the code that production runs; only the stores are modelled, as maps with atomic
 //! steps. See `world.rs`. No run is cut at a depth, so a model that passes holds in all its states.
 //!
-//! | Model | Processes | States: generated, distinct | Depth |
+//! | Model | Processes | States: generated, distinct | In large bounds |
 //! |---|---|---|---|
-//! | `log` | 2 writers, 2 jobs, 1 redelivery, 1 lost reply, 2 truncations | 983,825, 357,025 | 21 |
-//! | `snapshots`, damage | 2 makers of 2 rounds, 2 commits, 1 torn put, 1 rotten object | 1,440,830, 561,739 | 51 |
-//! | `snapshots`, history | 2 makers over 3 snapshots, 1 tick of the clock, 1 pin | 212,481, 101,456 | 28 |
-//! | `garbage` | 2 runs of a job, a clearing, 1 collection, 1 export, 2 ticks | 221,628, 131,672 | 18 |
-//! | `garbage`, leaping | the same without the export, 2 collections, one of which may die, a leap of 36 days | 351,875, 192,153 | 19 |
-//! | `claims` | 2 workers, an ingest, 2 compactions, 2 deliveries of each, a lost message, 1 crash, 1 tick | 612,117, 253,582 | 33 |
-//! | `splits` | 2 runs, 2 splits, one of them twice, 1 compaction, a reader, an export's plan in every state | 63,723, 27,368 | 12 |
+//! | `log` | 2 writers, 2 jobs, 1 redelivery, 1 lost reply, 2 truncations | 983,825, 357,025 | 2,623,889, 936,153 |
+//! | `snapshots`, damage | 2 makers of 2 rounds, 2 commits, 1 torn put, 1 rotten object | 1,440,830, 561,739 | 7,371,530, 2,767,158 |
+//! | `snapshots`, history | 2 makers over 3 snapshots, 1 tick of the clock, 1 pin | 212,481, 101,456 | 2,246,669, 1,028,601 |
+//! | `garbage` | 2 runs of a job, a clearing, 1 collection, 1 export, 2 ticks | 221,628, 131,672 | 1,158,321, 622,934 |
+//! | `garbage`, leaping | the same without the export, 2 collections, one of which may die, a leap of 36 days | 351,875, 192,153 | as usual |
+//! | `claims` | 2 workers, an ingest, 2 compactions, 2 deliveries of each, a lost message, 1 crash, 1 tick | 612,117, 253,582 | 3,567,096, 1,396,930 |
+//! | `splits` | 2 runs, 2 splits, one of them twice, 1 compaction, a reader, an export's plan in every state | 63,723, 27,368 | 562,769, 239,316 |
 //!
 //! Each model asserts that the rare events are among its states, and has a twin for each mechanism that it is
 //! about: the same model without the mechanism, in which the checker must find the named property broken.

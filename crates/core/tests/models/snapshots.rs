@@ -111,7 +111,7 @@ impl SnapshotModel {
             without,
             entries: 4,
             commits: bound(0, 1),
-            ticks: bound(1, 2),
+            ticks: 1,
             rounds: 1,
             retention: 3 * TICK,
             pins: true,
