@@ -7,6 +7,7 @@
 //! | [`apply`](mod@apply) | what each record does to the state, and when it is refused |
 //! | [`invariants`] | what holds in every state, checked the slow way |
 //! | [`log`] | entries as stored: encoding, hash chain, reading the tail |
+//! | [`proposal`] | what an append would do, before it is written |
 //! | [`store`] | load, check, append, retry: group commit |
 //! | [`snapshot`] | whole states as objects, and cutting the log behind them |
 //!
@@ -31,6 +32,7 @@
 pub mod apply;
 pub mod invariants;
 pub mod log;
+pub mod proposal;
 pub mod snapshot;
 pub mod store;
 pub mod table_state;

@@ -180,6 +180,14 @@ fn head_key(table: &TableId) -> ItemKey {
     ItemKey::new(Collection::Heads, table.as_str(), ())
 }
 
+/// Fails a transaction of the item store when the floor of the log of `table` is not, or no longer, `floor`.
+pub(super) fn floor_is(table: &TableId, floor: TransactionNumber) -> Write {
+    Write::Check {
+        key: head_key(table),
+        condition: Condition::equals("floor", floor.0),
+    }
+}
+
 /// The newest entry of a log, as its head tells.
 pub(super) struct Head {
     pub(super) number: TransactionNumber,

@@ -31,7 +31,7 @@ use crate::{
     file::DataFile,
     ids::{FileName, JobId, PartitionId, PinId, TableId, TransactionNumber},
     partition::Partition,
-    ports::{Condition, Item, ItemKey, ItemStore, Order, Range, Sort, create_object},
+    ports::{Condition, Item, ItemKey, ItemStore, Order, Range, Sort, Write, create_object},
     schema::Schema,
     time::Timestamp,
 };
@@ -318,7 +318,8 @@ pub struct SnapshotEntry {
     pub path: Path,
     /// The object's size.
     pub bytes: u64,
-    digest: String,
+    /// The SHA-256 of the object, in hexadecimal.
+    pub digest: String,
 }
 
 impl SnapshotEntry {
@@ -362,8 +363,7 @@ pub(super) async fn write(
             "snapshot {path} does not read back as it was written"
         )));
     }
-    let key = ItemKey::new(Collection::Snapshots, table.as_str(), state.transaction.0);
-    let item = Item::new(key)
+    let item = Item::new(item_key(table, state.transaction))
         .with("path", path.as_ref())
         .with("digest", digest)
         .with("bytes", length)
@@ -417,7 +417,7 @@ pub(super) async fn delete_before(
     floor: TransactionNumber,
 ) -> Result<()> {
     for entry in list(items, table, Range::before(floor.0), usize::MAX >> 1).await? {
-        delete(items, objects, table, &entry).await?;
+        delete(items, objects, table, &entry, None).await?;
     }
     Ok(())
 }
@@ -426,36 +426,73 @@ pub(super) async fn delete_before(
 /// a state of the past is read from the one before it and the log.
 const KEPT_APART: Duration = Duration::from_secs(3600);
 
-/// Removes snapshots that neither the log nor the reading of past states needs. `snapshots` are all, the newest
-/// first.
-pub(super) async fn thin(
-    items: &dyn ItemStore,
-    objects: &dyn ObjectStore,
-    table: &TableId,
+/// The snapshots that the log may be cut behind, if they read back whole, the newest first: those that were made no
+/// later than `keep_from` and are of no later state than `oldest_pin`, but never the very newest. `snapshots` are
+/// all, the newest first.
+pub fn bases(
     snapshots: &[SnapshotEntry],
-    base: TransactionNumber,
-) -> Result<()> {
-    let mut kept_at = snapshots.get(1).map_or(Timestamp::default(), |entry| entry.at);
-    for entry in snapshots.iter().skip(2).filter(|entry| entry.transaction > base) {
-        if kept_at.since(entry.at) < KEPT_APART {
-            delete(items, objects, table, entry).await?;
-        } else {
-            kept_at = entry.at;
-        }
-    }
-    Ok(())
+    keep_from: Timestamp,
+    oldest_pin: Option<TransactionNumber>,
+) -> impl Iterator<Item = &SnapshotEntry> {
+    snapshots
+        .iter()
+        .skip(1)
+        .filter(move |entry| entry.at <= keep_from && oldest_pin.is_none_or(|pin| entry.transaction <= pin))
 }
 
-async fn delete(
+/// The snapshots that neither the log nor the reading of past states needs while the log is cut behind `base`.
+/// `snapshots` are all, the newest first.
+pub fn redundant<'a>(
+    snapshots: &'a [SnapshotEntry],
+    base: &'a SnapshotEntry,
+) -> impl Iterator<Item = &'a SnapshotEntry> {
+    let mut kept_at = snapshots.get(1).map_or(Timestamp::default(), |entry| entry.at);
+    let between = snapshots
+        .iter()
+        .skip(2)
+        .filter(|entry| entry.transaction > base.transaction);
+    between.filter(move |entry| {
+        let near = kept_at.since(entry.at) < KEPT_APART;
+        if !near {
+            kept_at = entry.at;
+        }
+        near
+    })
+}
+
+/// Removes a snapshot from the list, and then its object.
+///
+/// # Errors
+/// `Conflict` when `check` does not hold; errors of the stores.
+pub(super) async fn delete(
     items: &dyn ItemStore,
     objects: &dyn ObjectStore,
     table: &TableId,
     entry: &SnapshotEntry,
+    check: Option<Write>,
 ) -> Result<()> {
-    let key = ItemKey::new(Collection::Snapshots, table.as_str(), entry.transaction.0);
-    items.delete(key, Condition::None).await?;
+    let delete = Write::Delete {
+        key: item_key(table, entry.transaction),
+        condition: Condition::None,
+    };
+    items
+        .transact(check.into_iter().chain([delete]).collect())
+        .await?;
     match objects.delete(&entry.path).await {
         Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether there is a snapshot of this transaction in the list.
+pub(super) async fn is_listed(
+    items: &dyn ItemStore,
+    table: &TableId,
+    transaction: TransactionNumber,
+) -> Result<bool> {
+    Ok(items.get(&item_key(table, transaction)).await?.is_some())
+}
+
+fn item_key(table: &TableId, transaction: TransactionNumber) -> ItemKey {
+    ItemKey::new(Collection::Snapshots, table.as_str(), transaction.0)
 }

@@ -14,9 +14,10 @@ use super::{
     apply::{Outcome, Refusal},
     log,
     log::Entry,
+    proposal::Proposal,
     snapshot,
     snapshot::SnapshotEntry,
-    table_state::{Pin, TableState, TableStatus},
+    table_state::{TableState, TableStatus},
     transaction::{Commit, Record},
 };
 use crate::{
@@ -428,41 +429,29 @@ impl StateStore {
                 }
                 Err(error) => return Err(error),
             };
-            let mut next = TableState::clone(&state);
-            let now = self.clock.now();
-            next.begin(state.transaction().next(), now);
-            let mut outcomes = Vec::with_capacity(commits.len());
-            let mut effective = Vec::new();
-            for commit in commits {
-                let (outcome, changed) = next.apply_commit(commit);
-                outcomes.push(outcome);
-                if changed {
-                    effective.push(Commit::clone(commit));
-                }
-            }
-            if effective.is_empty() {
-                // No entry is written, so what was so already is so as of the newest one.
-                for outcome in &mut outcomes {
-                    if *outcome == Outcome::Applied(next.transaction()) {
-                        *outcome = Outcome::Applied(state.transaction());
-                    }
-                }
-                return Ok((outcomes, state));
-            }
-            let entry = Entry::after(&state, &log.table, now, effective);
-            let (body, hash) = entry.encode()?;
-            let writes =
-                log::append_writes(&*self.objects, &entry, body, hash, next.floor(), self.ids.uuid()).await;
+            let proposal = Proposal::new(&state, &log.table, self.clock.now(), commits)?;
+            let Some(append) = proposal.append else {
+                return Ok((proposal.outcomes, state));
+            };
+            let floor = append.next.floor();
+            let writes = log::append_writes(
+                &*self.objects,
+                &append.entry,
+                append.body,
+                append.hash,
+                floor,
+                self.ids.uuid(),
+            )
+            .await;
             let appended = match writes {
                 Ok(writes) => self.items.transact(writes).await,
                 Err(error) => Err(error),
             };
             match appended {
                 Ok(()) => {
-                    next.set_hash(hash);
-                    let next = Arc::new(next);
+                    let next = Arc::new(append.next);
                     log.offer(&next);
-                    return Ok((outcomes, next));
+                    return Ok((proposal.outcomes, next));
                 }
                 // Either way the next refresh tells whether the entry is in the log.
                 Err(error) if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Unavailable) => {
@@ -552,22 +541,22 @@ impl StateStore {
         let snapshots = snapshot::list(&*self.items, table, Range::all(), usize::MAX >> 1).await?;
         let state = self.state(table).await?;
         let now = self.clock.now().max(state.at());
-        let live = |pin: &&Pin| pin.is_live(now);
-        let oldest_pin = state
-            .pins()
-            .map(|(_, pin)| pin)
-            .filter(live)
-            .map(|pin| pin.transaction)
-            .min();
-        let candidates = snapshots
-            .iter()
-            .skip(1)
-            .filter(|entry| entry.at <= keep_from && oldest_pin.is_none_or(|pin| entry.transaction <= pin));
-        let Some(base) = self.readable(table, candidates, &state).await? else {
+        let bases = snapshot::bases(&snapshots, keep_from, state.oldest_pin(now));
+        let Some(base) = self.readable(table, bases, &state).await? else {
             return Ok(0);
         };
-        snapshot::thin(&*self.items, &*self.objects, table, &snapshots, base.transaction).await?;
         let floor = base.transaction.next();
+        if floor < state.floor() {
+            return Ok(0);
+        }
+        for entry in snapshot::redundant(&snapshots, base) {
+            let uncut = log::floor_is(table, state.floor());
+            match snapshot::delete(&*self.items, &*self.objects, table, entry, Some(uncut)).await {
+                // Somebody else has cut the log since, maybe behind this very snapshot.
+                Err(error) if error.kind() == ErrorKind::Conflict => return Ok(0),
+                result => result?,
+            }
+        }
         if floor > state.transaction() {
             return Ok(0);
         }
@@ -579,6 +568,10 @@ impl StateStore {
                 .outcome
                 .into_result()?;
         }
+        // From the record on nobody removes the base; before it, somebody may have.
+        if !snapshot::is_listed(&*self.items, table, base.transaction).await? {
+            return Ok(0);
+        }
         let deleted = log::delete_before(&*self.items, &*self.objects, table, floor).await?;
         snapshot::delete_before(&*self.items, &*self.objects, table, base.transaction).await?;
         Ok(deleted)
@@ -589,10 +582,10 @@ impl StateStore {
     async fn readable<'a>(
         &self,
         table: &TableId,
-        candidates: impl Iterator<Item = &'a SnapshotEntry>,
+        bases: impl Iterator<Item = &'a SnapshotEntry>,
         state: &TableState,
     ) -> Result<Option<&'a SnapshotEntry>> {
-        for entry in candidates {
+        for entry in bases {
             if entry.transaction.next() <= state.floor() {
                 return Ok(Some(entry));
             }

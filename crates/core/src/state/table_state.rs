@@ -362,6 +362,12 @@ impl TableState {
         self.pins.get(pin)
     }
 
+    /// The oldest state that a reader's lease holds at `now`.
+    pub fn oldest_pin(&self, now: Timestamp) -> Option<TransactionNumber> {
+        let live = self.pins.values().filter(|pin| pin.is_live(now));
+        live.map(|pin| pin.transaction).min()
+    }
+
     /// The oldest transaction whose state can be read: its files are all there, and so is the log from it on.
     pub fn oldest_readable(&self) -> TransactionNumber {
         self.retained_from

@@ -810,6 +810,39 @@ async fn truncation_removes_bodies_and_snapshots_that_nothing_needs() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_maker_that_stood_still_does_not_remove_the_snapshot_that_the_log_was_cut_behind() {
+    let (world, store) = World::with_table(18, &[]).await;
+    let mut made = Vec::new();
+    for i in 0..4 {
+        let number = tick(&world, &store, &format!("t{i}")).await;
+        store.snapshot(&table(), 1).await.unwrap();
+        made.push((number, world.clock.now()));
+        world.clock.sleep(Duration::from_secs(60)).await;
+    }
+    let slow_items = world.faulty(1);
+    let slow = world.process_on(slow_items.clone(), 1);
+    slow_items.closed.store(true, Relaxed);
+    let table = table();
+    let others = async {
+        // The slow one has decided to cut behind the first snapshot, and that the second one can go.
+        slow_items.arrived.notified().await;
+        store.truncate(&table, made[1].1).await.unwrap();
+        slow_items.closed.store(false, Relaxed);
+        slow_items.gate.notify_one();
+    };
+    let (cut, ()) = futures::join!(slow.truncate(&table, made[0].1), others);
+    assert_eq!(cut.unwrap(), 0);
+    let newest = world.process(2).state(&table).await.unwrap();
+    assert_eq!(newest.oldest_readable(), made[1].0);
+    for number in made[1].0.0..=newest.transaction().0 {
+        let number = TransactionNumber(number);
+        let as_of = AsOf::Transaction(number);
+        let state = world.process(3).state_as_of(&table, as_of).await.unwrap();
+        assert_eq!(state.transaction(), number);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_state_is_read_as_of_a_transaction_or_a_time_while_history_is_kept() {
     let (world, store) = World::with_table(17, &[]).await;
     let mut times = vec![];
