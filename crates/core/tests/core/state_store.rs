@@ -573,6 +573,24 @@ async fn a_damaged_snapshot_gives_way_to_the_one_before_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_damaged_snapshot_does_not_keep_the_log_from_being_cut() {
+    let (world, store) = World::with_table(11, &[]).await;
+    for name in ["first", "second", "third"] {
+        tick(&world, &store, name).await;
+        store.snapshot(&table(), 1).await.unwrap();
+    }
+    let snapshots = store.snapshots(&table()).await.unwrap();
+    let damaged = &snapshots[1];
+    world.objects.put(&damaged.path, vec![1].into()).await.unwrap();
+    let cut = store.truncate(&table(), world.clock.now()).await.unwrap();
+    assert!(cut > 0);
+    let floor = store.state(&table()).await.unwrap().floor();
+    assert_eq!(floor, snapshots[2].transaction.next(), "behind the one that can be read");
+    let expected = store.state(&table()).await.unwrap();
+    assert_eq!(world.process(1).state(&table()).await.unwrap(), expected);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_log_that_goes_back_to_its_beginning_needs_no_snapshot() {
     let (world, store) = World::with_table(12, &[]).await;
     apply(&store, add("a")).await;
