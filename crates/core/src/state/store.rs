@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Ordering,
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -12,8 +12,9 @@ use tokio::sync::oneshot::{self, error::TryRecvError};
 
 use super::{
     apply::{Outcome, Refusal},
+    invariants::{LogHead, Violation, change},
     log,
-    log::Entry,
+    log::{Entry, StoredEntry},
     snapshot,
     snapshot::SnapshotEntry,
     table_state::{Pin, TableState, TableStatus},
@@ -112,6 +113,44 @@ impl TableLog {
         if state.transaction() > newest.transaction() {
             *newest = state.clone();
         }
+    }
+}
+
+/// What the commits make of `state`, each one's outcome, and those that change something.
+///
+/// A commit whose effect breaks an invariant is a fault of the program: it is refused, and nothing of it is left.
+fn apply_checked(
+    state: &TableState,
+    now: Timestamp,
+    commits: &[Arc<Commit>],
+) -> (TableState, Vec<Outcome>, Vec<Commit>) {
+    let mut barred: BTreeMap<usize, Violation> = BTreeMap::new();
+    'again: loop {
+        let mut next = state.clone();
+        next.begin(state.transaction().next(), now);
+        let mut outcomes = Vec::with_capacity(commits.len());
+        let mut effective = Vec::new();
+        for (i, commit) in commits.iter().enumerate() {
+            if let Some(violation) = barred.get(&i) {
+                outcomes.push(Outcome::Refused(Refusal {
+                    kind: ErrorKind::Internal,
+                    reason: format!("the commit would break an invariant: {violation}"),
+                }));
+                continue;
+            }
+            let before = change::Before::of(&next, commit);
+            let (outcome, changed) = next.apply_commit(commit);
+            if let Err(violation) = before.check(&next, commit, (&outcome, changed)) {
+                tracing::error!(commit = %commit.id, %violation, "commit not appended");
+                barred.insert(i, violation);
+                continue 'again;
+            }
+            outcomes.push(outcome);
+            if changed {
+                effective.push(Commit::clone(commit));
+            }
+        }
+        return (next, outcomes, effective);
     }
 }
 
@@ -428,18 +467,8 @@ impl StateStore {
                 }
                 Err(error) => return Err(error),
             };
-            let mut next = TableState::clone(&state);
             let now = self.clock.now();
-            next.begin(state.transaction().next(), now);
-            let mut outcomes = Vec::with_capacity(commits.len());
-            let mut effective = Vec::new();
-            for commit in commits {
-                let (outcome, changed) = next.apply_commit(commit);
-                outcomes.push(outcome);
-                if changed {
-                    effective.push(Commit::clone(commit));
-                }
-            }
+            let (mut next, mut outcomes, effective) = apply_checked(&state, now, commits);
             if effective.is_empty() {
                 // No entry is written, so what was so already is so as of the newest one.
                 for outcome in &mut outcomes {
@@ -590,6 +619,35 @@ impl StateStore {
     /// Errors of the item store.
     pub async fn snapshots(&self, table: &TableId) -> Result<Vec<SnapshotEntry>> {
         snapshot::list(&*self.items, table, Range::all(), usize::MAX >> 1).await
+    }
+
+    /// The state in a snapshot.
+    ///
+    /// # Errors
+    /// `Corrupt` when the object is not what was verified; `NotFound` when it is gone.
+    pub async fn snapshot_state(&self, table: &TableId, entry: &SnapshotEntry) -> Result<TableState> {
+        snapshot::load(&*self.objects, table, entry).await
+    }
+
+    /// The head of a log, as it is stored; none before its first entry.
+    ///
+    /// # Errors
+    /// `Corrupt` when it is damaged; errors of the item store.
+    pub async fn stored_head(&self, table: &TableId) -> Result<Option<LogHead>> {
+        log::head(&*self.items, table).await
+    }
+
+    /// Up to `limit` entries after `after`, as they are stored, in whatever state.
+    ///
+    /// # Errors
+    /// `Unavailable` when a store does not answer.
+    pub async fn stored_entries(
+        &self,
+        table: &TableId,
+        after: TransactionNumber,
+        limit: usize,
+    ) -> Result<Vec<StoredEntry>> {
+        log::stored_entries(&*self.items, &*self.objects, table, after, limit).await
     }
 
     /// The objects that the log and the snapshots of a table are in.
