@@ -15,26 +15,28 @@ pub struct ObjectFact {
 }
 
 /// That the objects which some states need are there, with their sizes: of live files, and of garbage that is not
-/// marked yet, as past states and pins need it.
+/// marked, as past states and pins need it.
 ///
-/// A file that any of the states knows as marked or deleted need not be there: give the states in the order of
-/// their transactions, with the newest last.
-pub fn missing(states: &[&TableState], objects: &BTreeMap<FileName, ObjectFact>) -> Vec<Violation> {
-    let mut needed: BTreeMap<&FileName, (u64, &'static str)> = BTreeMap::new();
+/// The states are those before the listing; what `newest`, read after it, knows as marked or deleted need not be
+/// there.
+pub fn missing(
+    states: &[&TableState],
+    objects: &BTreeMap<FileName, ObjectFact>,
+    newest: &TableState,
+) -> Vec<Violation> {
     let gone = |name: &FileName| {
-        states.iter().any(|state| {
-            state.tombstones.contains_key(name)
-                || state.garbage.get(name).is_some_and(|garbage| garbage.marked)
-        })
+        newest.tombstones.contains_key(name) || newest.garbage.get(name).is_some_and(|garbage| garbage.marked)
     };
+    let mut needed: BTreeMap<&FileName, (u64, &'static str)> = BTreeMap::new();
     for state in states {
-        for (name, garbage) in state.garbage.iter().filter(|(name, _)| !gone(name)) {
+        for (name, garbage) in state.garbage.iter().filter(|(_, garbage)| !garbage.marked) {
             needed.insert(name, (garbage.bytes, "a past state or a lost attempt"));
         }
-        for (name, live) in state.files.iter().filter(|(name, _)| !gone(name)) {
+        for (name, live) in &state.files {
             needed.insert(name, (live.file.bytes, "the table"));
         }
     }
+    needed.retain(|name, _| !gone(name));
     needed
         .into_iter()
         .filter_map(|(name, (bytes, owner))| {
