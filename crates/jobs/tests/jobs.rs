@@ -5,6 +5,8 @@
 
 #[path = "jobs/commits.rs"]
 mod commits;
+#[path = "jobs/doctor.rs"]
+mod doctor;
 #[path = "jobs/export.rs"]
 mod export;
 #[path = "jobs/faults.rs"]

@@ -120,6 +120,11 @@ impl MemoryRowEngine {
         Checksum(crc.finalize())
     }
 
+    /// The digest of a row.
+    pub fn digest(row: &MemoryRow) -> RowDigest {
+        digest_of(row)
+    }
+
     /// From now on, every call asks `hook` at each step.
     pub fn set_hook<F, Wait>(&self, hook: F)
     where
@@ -352,13 +357,21 @@ impl RowEngine for MemoryRowEngine {
             let (in_part, beyond) =
                 rest.split_at(rest.partition_point(|row| Self::key(row.0) <= part.range.max));
             rest = beyond;
-            if part_of(in_part).as_ref() != Some(part) {
+            let place = format!("the part with keys {} to {}", part.range.min, part.range.max);
+            let found = (
+                in_part.len() as u64,
+                in_part.iter().map(digest_of).sum::<RowDigest>(),
+            );
+            if found != (part.rows, part.digest) {
+                faults.push(FileFault::new(
+                    FaultKind::Rows,
+                    format!("{place} has {} rows with digest {}", found.0, found.1),
+                ));
+            }
+            if range_of(in_part).is_some_and(|range| range != part.range) {
                 faults.push(FileFault::new(
                     FaultKind::Order,
-                    format!(
-                        "the part with keys {} to {} has other rows or keys",
-                        part.range.min, part.range.max
-                    ),
+                    format!("{place} has other keys"),
                 ));
             }
         }
