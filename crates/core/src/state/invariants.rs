@@ -32,6 +32,8 @@ mod objects;
 mod replay;
 pub mod rows;
 mod shape;
+#[cfg(test)]
+mod tests;
 mod tracker;
 
 use std::{borrow::Cow, fmt};
