@@ -26,6 +26,11 @@ def rows(job: str, count: int) -> str:
     return f"""SELECT printf('%016x', hash(i, '{job}')) AS "key", i AS n, '{job}' AS job FROM range({count}) t(i)"""
 
 
+def ingest(instance: Instance, number: int) -> None:
+    file = instance.parquet(f"{number}.parquet", rows(f"job-{number}", 2000))
+    instance.ingest("events", file, job=f"job-{number}")
+
+
 @pytest.fixture
 def examined(make_instance: Make) -> Instance:
     """A table of two leaves with four jobs, a snapshot in the middle of its log, and a finished export."""
@@ -36,11 +41,11 @@ def examined(make_instance: Make) -> Instance:
     )
     instance.create_table("events", SCHEMA, ["8"])
     for number in range(2):
-        instance.ingest("events", instance.parquet(f"{number}.parquet", rows(f"job-{number}", 2000)), job=f"job-{number}")
+        ingest(instance, number)
     with instance.serve("worker", "snapshots", "repair"):
         wait_for(lambda: snapshots(instance), "a snapshot is written")
     for number in range(2, 4):
-        instance.ingest("events", instance.parquet(f"{number}.parquet", rows(f"job-{number}", 2000)), job=f"job-{number}")
+        ingest(instance, number)
     instance.export("events", "export-1")
     return instance
 
@@ -99,7 +104,7 @@ def test_the_report_says_what_is_wrong_and_what_to_do(examined: Instance) -> Non
     path = a_data_file(examined)
     path.unlink()
     outcome = examined.run("doctor", "events", code=CORRUPT)
-    for text in ("1 findings", "files", path.name, "is gone", "restore the object"):
+    for text in ("1 finding:", "files", path.name, "is gone", "restore the object"):
         assert text in outcome.stdout, outcome
 
 

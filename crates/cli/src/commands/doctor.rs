@@ -48,11 +48,11 @@ fn text(report: &Report) -> String {
         format!("table {} ({}), {state}", report.table, report.table_id),
         printer::table(&[Column::Left("checked"), Column::Right("count")], checked),
     ];
-    if report.is_sound() {
-        parts.push("nothing is wrong".to_owned());
-    } else {
-        parts.push(format!("{} findings:", report.findings.len()));
-    }
+    parts.push(match report.findings.len() {
+        0 => "nothing is wrong".to_owned(),
+        1 => "1 finding:".to_owned(),
+        count => format!("{count} findings:"),
+    });
     for finding in &report.findings {
         parts.push(printer::fields(&[
             ("invariant", finding.invariant.to_string()),

@@ -28,6 +28,7 @@
 pub mod change;
 mod export;
 mod log;
+mod memories;
 mod objects;
 mod replay;
 pub mod rows;

@@ -214,7 +214,7 @@ async fn interrupted<F: Future>(
 
 #[tokio::test(start_paused = true)]
 async fn whatever_happens_at_any_point_of_an_examination_gives_no_false_alarm() {
-    for polls in 1.. {
+    for polls in (2..).step_by(4) {
         let world = World::with("dormouse.table.gc.delay.minutes=0");
         let no_history = ("table.state.history.retention.hours", "0");
         let table = world.table_with("events", 2, &[SNAPSHOTS, no_history]).await;

@@ -1,13 +1,15 @@
-//! What holds in every state, checked the slow way: over the whole of it.
+//! What holds in every state, checked the slow way, over the whole of it: partitions and references; the rest is in
+//! `memories`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     super::{
         TableState,
-        table_state::{CLOCK_SKEW_MARGIN, Extent, RECENT_COMMITS, TableStatus},
+        table_state::{Extent, TableStatus},
     },
     Invariant, Violation,
+    memories::{check_files, check_leases_and_pins, check_memories},
 };
 use crate::{
     file::{DataFile, FilePart},
@@ -17,10 +19,10 @@ use crate::{
 
 const REMEDY: &str = "stop the writers and keep the log and its snapshots: the program or a snapshot is wrong, and the log tells which";
 
-struct Wrong(Vec<Violation>);
+pub(super) struct Wrong(Vec<Violation>);
 
 impl Wrong {
-    fn add(&mut self, invariant: Invariant, place: impl Into<String>, found: impl Into<String>) {
+    pub(super) fn add(&mut self, invariant: Invariant, place: impl Into<String>, found: impl Into<String>) {
         self.0.push(Violation::new(invariant, place, found, REMEDY));
     }
 
@@ -255,7 +257,7 @@ fn check_extent(file: &DataFile, extent: &Extent, bounds: &KeyBounds) -> Option<
 }
 
 /// The parts with keys in the bounds; parts are in key order.
-pub(super) fn parts_touching<'a>(file: &'a DataFile, bounds: &KeyBounds) -> &'a [FilePart] {
+fn parts_touching<'a>(file: &'a DataFile, bounds: &KeyBounds) -> &'a [FilePart] {
     let from = file
         .parts
         .partition_point(|part| bounds.lower.as_ref().is_some_and(|lower| part.range.max < *lower));
@@ -263,114 +265,4 @@ pub(super) fn parts_touching<'a>(file: &'a DataFile, bounds: &KeyBounds) -> &'a 
         .parts
         .partition_point(|part| bounds.upper.as_ref().is_none_or(|upper| part.range.min < *upper));
     file.parts.get(from..until).unwrap_or_default()
-}
-
-fn check_files(state: &TableState, wrong: &mut Wrong) {
-    for (name, garbage) in &state.garbage {
-        let place = format!("file {name}");
-        if state.files.contains_key(name) {
-            wrong.add(Invariant::Files, &place, "it is live and garbage");
-        }
-        if state.tombstones.contains_key(name) {
-            wrong.add(Invariant::Immutable, &place, "it is garbage and deleted");
-        }
-        if garbage.removed > state.transaction || garbage.added.is_some_and(|added| added > garbage.removed) {
-            wrong.add(
-                Invariant::Log,
-                &place,
-                "it was removed before it was added, or in the future",
-            );
-        }
-        if garbage.marked && garbage.added.is_some() && state.retained_from < garbage.removed {
-            wrong.add(
-                Invariant::Files,
-                &place,
-                "it is marked for deletion, and states that need it can still be read",
-            );
-        }
-        if garbage.marked && state.is_pinned(garbage, state.at) {
-            wrong.add(Invariant::Files, &place, "it is marked for deletion, and pinned");
-        }
-    }
-    for name in state.tombstones.keys() {
-        if state.files.contains_key(name) {
-            wrong.add(Invariant::Files, format!("file {name}"), "it is live and deleted");
-        }
-    }
-}
-
-fn check_leases_and_pins(state: &TableState, wrong: &mut Wrong) {
-    for (leaf, name) in state.leases.keys() {
-        if state.references.get(leaf).is_none_or(|at| !at.contains_key(name)) {
-            wrong.add(
-                Invariant::Fencing,
-                format!("file {name} at leaf {leaf}"),
-                "it is leased, and not referenced",
-            );
-        }
-    }
-    for (id, pin) in &state.pins {
-        let place = format!("pin {id}");
-        let live = state.at < pin.until.plus(CLOCK_SKEW_MARGIN);
-        if live && pin.transaction.next() < state.floor {
-            wrong.add(
-                Invariant::SnapshotRead,
-                &place,
-                "it needs entries that the log no longer has",
-            );
-        }
-        if pin.transaction > state.transaction {
-            wrong.add(Invariant::SnapshotRead, &place, "it holds a state of the future");
-        }
-    }
-}
-
-fn check_memories(state: &TableState, wrong: &mut Wrong) {
-    let by_age: BTreeSet<_> = state
-        .ledger
-        .iter()
-        .map(|(job, entry)| (entry.at, job.clone()))
-        .collect();
-    if !state.ledger_by_age.iter().eq(&by_age) {
-        wrong.add(Invariant::Once, "the ledger", "its order by age is another");
-    }
-    let by_age: BTreeSet<_> = state
-        .tombstones
-        .iter()
-        .map(|(name, at)| (*at, name.clone()))
-        .collect();
-    if !state.tombstones_by_age.iter().eq(&by_age) {
-        wrong.add(
-            Invariant::Immutable,
-            "the names of deleted files",
-            "their order by age is another",
-        );
-    }
-    let by_age: BTreeSet<_> = state
-        .clearings
-        .iter()
-        .map(|(id, (at, _))| (*at, id.clone()))
-        .collect();
-    if !state.clearings_by_age.iter().eq(&by_age) {
-        wrong.add(Invariant::Once, "the clearings", "their order by age is another");
-    }
-    for (job, entry) in &state.ledger {
-        if entry.transaction > state.transaction || entry.at > state.at {
-            wrong.add(
-                Invariant::Once,
-                format!("job {job}"),
-                "it committed in the future",
-            );
-        }
-    }
-    let ordered: BTreeSet<_> = state.recent_order.iter().collect();
-    if state.recent_order.len() != state.recent.len()
-        || state.recent_order.len() > RECENT_COMMITS
-        || !state.recent.keys().eq(ordered)
-    {
-        wrong.add(Invariant::Once, "the recent commits", "their order is of others");
-    }
-    if state.floor > state.transaction || state.retained_from > state.transaction {
-        wrong.add(Invariant::Log, "history", "it begins in the future");
-    }
 }
