@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`options`] | memory, threads and the spill directory |
 //! | `engine` | the port |
-//! | `ingest`, `export` | the two calls, step by step |
+//! | `ingest`, `export`, `verify` | the calls, step by step |
 //! | [`arrow_schema`], `table`, `columns` | core types and Arrow's; arrays brought into one form |
 //! | `input`, `footer`, `object_reader`, `pruning` | untrusted Parquet, read in bounded windows, without what no bound needs |
 //! | `sort_key`, `cut`, `sort`, `merge` | the order of rows |
@@ -50,6 +50,7 @@ mod sort_key;
 mod spill;
 mod table;
 mod threads;
+mod verify;
 mod writer;
 
 pub use engine::ParquetRowEngine;

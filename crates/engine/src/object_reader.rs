@@ -13,7 +13,7 @@ use std::{
 use bytes::{Buf, Bytes};
 use dormouse_core::{Error, ErrorKind, Result};
 use futures::StreamExt;
-use object_store::{GetOptions, GetRange, ObjectStore, path::Path};
+use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, path::Path};
 use parquet::{
     errors::ParquetError,
     file::{
@@ -86,15 +86,21 @@ impl RemoteObject {
             if_match: self.e_tag.clone(),
             ..GetOptions::default()
         };
-        let answer = self
-            .store
-            .get_opts(&self.path, options)
-            .await
-            .map_err(|error| self.failed(error))?;
-        if answer.meta.size != self.bytes {
-            return Err(self.changed());
+        match self.store.get_opts(&self.path, options).await {
+            Ok(answer) if answer.meta.size == self.bytes => Ok(answer),
+            Ok(_) => Err(self.changed()),
+            Err(error) => {
+                let error = self.failed(error);
+                // A range that begins beyond the end is refused in each store's own words.
+                let is_short = error.kind() == ErrorKind::Unavailable
+                    && self
+                        .store
+                        .head(&self.path)
+                        .await
+                        .is_ok_and(|meta| meta.size != self.bytes);
+                Err(if is_short { self.changed() } else { error })
+            }
         }
-        Ok(answer)
     }
 
     /// The bytes of a range inside the object.

@@ -708,7 +708,7 @@ mod tests {
         ];
         assert_eq!(report(&ended).status, JobStatus::Rejected);
         // Sent again: its first attempt gives way, its second ends.
-        let later = |seconds, event: Event| Event {
+        let later = |seconds: i64, event: Event| Event {
             at: Timestamp::from_millis(seconds * 1000),
             ..event
         };

@@ -1,11 +1,14 @@
 //! The adapters in memory keep the contracts of the ports.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use dormouse_core::{
+    ErrorKind,
     ids::BucketName,
     ports::{
         Buckets, Clock, Ids, ItemStore, Message, Queue, QueueName, QueueSettings, SystemClock, SystemIds,
+        create_object,
     },
     testing::{
         memory::{MemoryBuckets, MemoryItemStore, MemoryQueue},
@@ -13,6 +16,11 @@ use dormouse_core::{
         suites,
     },
     time::Timestamp,
+};
+use futures::stream::BoxStream;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, memory::InMemory, path::Path,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -139,7 +139,7 @@ async fn assert_each_once(world: &World, jobs: &BTreeSet<String>) {
         }
     }
     let state = world.process(9999).state(&table()).await.unwrap();
-    assert_eq!(invariants::check(&state), Vec::<String>::new());
+    assert_eq!(invariants::check(&state), Vec::<invariants::Violation>::new());
     let ledger: BTreeSet<_> = state.ledger().map(|(job, _)| job.to_string()).collect();
     assert_eq!(ledger, *jobs);
     assert_eq!(state.rows(), jobs.len() as u64);
