@@ -130,7 +130,7 @@ impl Input {
         table: &TableSchema,
     ) -> Result<RowGroupReader> {
         let group = self.footer().row_group(row_group);
-        let bytes = RowGroupBytes::new(self.object.clone(), group);
+        let bytes = RowGroupBytes::new(self.object.clone(), group, self.footer().offset_index().is_some());
         let expected = match &selection {
             Some(selection) => selection.row_count() as u64,
             None => row_count(group),

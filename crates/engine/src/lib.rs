@@ -10,7 +10,7 @@
 //! | `engine` | the port |
 //! | `ingest`, `export` | the two calls, step by step |
 //! | [`arrow_schema`], `table`, `columns` | core types and Arrow's; arrays brought into one form |
-//! | `input`, `footer`, `object_reader`, `pruning` | untrusted Parquet, read in bounded windows, without what no bound needs |
+//! | `input`, `footer`, `thrift`, `object_reader`, `pruning` | untrusted Parquet, read in bounded windows, without what no bound needs |
 //! | `sort_key`, `cut`, `sort`, `merge` | the order of rows |
 //! | `buffers`, `spill` | rows in memory and on disk until they are written |
 //! | `digest` | the row digest, frozen |
@@ -47,6 +47,7 @@ mod sort_key;
 mod spill;
 mod table;
 mod threads;
+mod thrift;
 mod writer;
 
 pub use engine::ParquetRowEngine;

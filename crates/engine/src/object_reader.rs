@@ -23,10 +23,24 @@ use parquet::{
 };
 use tokio::runtime::Handle;
 
+use crate::thrift;
+
 /// A row group of at most so many bytes is fetched with one request.
 const WHOLE_ROW_GROUP_BYTES: u64 = 6 << 20;
 /// The windows of a row group's columns together hold about so many bytes.
 const ROW_GROUP_WINDOW_BYTES: u64 = 32 << 20;
+
+/// A page may claim so many bytes, whatever it is compressed to.
+const PAGE_BYTES: i64 = 64 << 20;
+/// And beyond that so many for each byte of its own.
+const PAGE_RATIO: i64 = 16;
+/// The longest header of a page that is read, with its statistics.
+const HEADER_BYTES: u64 = 1 << 20;
+
+/// An input may have so many values in a column, however small it is.
+const INPUT_VALUES: i64 = 1 << 20;
+/// And beyond that so many for each byte of its own.
+const INPUT_VALUE_RATIO: i64 = 4096;
 
 /// Whose object it is, which decides what its damage means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +69,17 @@ impl RemoteObject {
         match self.origin {
             Origin::Input => Error::invalid(format!("cannot read \"{}\" as Parquet: {reason}", self.name)),
             Origin::Table => Error::corrupt(format!("data file \"{}\" is damaged: {reason}", self.name)),
+        }
+    }
+
+    /// How many values the object may have in a column.
+    pub(crate) fn most_values(&self) -> i64 {
+        match self.origin {
+            Origin::Input => i64::try_from(self.bytes)
+                .unwrap_or(i64::MAX)
+                .saturating_mul(INPUT_VALUE_RATIO)
+                .max(INPUT_VALUES),
+            Origin::Table => i64::MAX,
         }
     }
 
@@ -142,6 +167,8 @@ struct Inner {
     chunks: Vec<Range<u64>>,
     windows: Vec<Mutex<Window>>,
     window_bytes: u64,
+    /// Whether pages are asked for by the page index: header and all.
+    by_index: bool,
     failure: Mutex<Option<Error>>,
 }
 
@@ -159,8 +186,9 @@ impl Window {
 }
 
 impl RowGroupBytes {
-    /// A reader of `row_group`, whose ranges were checked to be inside the object.
-    pub(crate) fn new(object: Arc<RemoteObject>, row_group: &RowGroupMetaData) -> Self {
+    /// A reader of `row_group`, whose ranges were checked to be inside the object. `by_index` says that the
+    /// decoder knows the page index, and so asks for pages whole.
+    pub(crate) fn new(object: Arc<RemoteObject>, row_group: &RowGroupMetaData, by_index: bool) -> Self {
         let chunks: Vec<Range<u64>> = row_group
             .columns()
             .iter()
@@ -186,6 +214,7 @@ impl RowGroupBytes {
             chunks,
             windows,
             window_bytes,
+            by_index,
             failure: Mutex::default(),
         }))
     }
@@ -245,6 +274,14 @@ impl ChunkReader for RowGroupBytes {
     type T = WindowReader;
 
     fn get_read(&self, start: u64) -> Result<WindowReader, ParquetError> {
+        let most_values = self.0.object.most_values();
+        if check_page(&self.window(start, 0)?, most_values).is_err() {
+            // The window may end inside the header.
+            let left = self.0.chunks.iter().filter(|chunk| chunk.contains(&start));
+            let left = left.map(|chunk| chunk.end - start).max().unwrap_or(0);
+            let header = self.window(start, left.min(HEADER_BYTES))?;
+            check_page(&header, most_values).map_err(ParquetError::General)?;
+        }
         Ok(WindowReader {
             source: self.clone(),
             at: start,
@@ -256,8 +293,53 @@ impl ChunkReader for RowGroupBytes {
         if length == 0 {
             return Ok(Bytes::new());
         }
-        Ok(self.window(start, length as u64)?.slice(..length))
+        let bytes = self.window(start, length as u64)?.slice(..length);
+        if self.0.by_index {
+            check_page(&bytes, self.0.object.most_values()).map_err(ParquetError::General)?;
+        }
+        Ok(bytes)
     }
+}
+
+/// Checks that a page, which begins with its header, does not claim more bytes or values than it may: decoders
+/// reserve memory by these numbers, and fill it.
+fn check_page(page: &[u8], most_values: i64) -> Result<(), String> {
+    const UNCOMPRESSED: i16 = 2;
+    const COMPRESSED: i16 = 3;
+    const HEADERS: [i16; 3] = [5, 7, 8];
+    const VALUES: i16 = 1;
+    let (mut claimed, mut stored, mut values) = (0, 0, 0);
+    thrift::for_each_field(&mut &page[..], |id, kind, input| match (id, kind) {
+        (UNCOMPRESSED, thrift::I32) => {
+            claimed = thrift::take_number(input)?.max(claimed);
+            Ok(())
+        }
+        (COMPRESSED, thrift::I32) => {
+            stored = thrift::take_number(input)?;
+            Ok(())
+        }
+        (id, thrift::STRUCT) if HEADERS.contains(&id) => thrift::for_each_field(input, |id, kind, input| {
+            if (id, kind) == (VALUES, thrift::I32) {
+                values = thrift::take_number(input)?.max(values);
+                return Ok(());
+            }
+            thrift::skip(input, kind)
+        }),
+        (_, kind) => thrift::skip(input, kind),
+    })
+    .map_err(|reason| format!("the header of a page {reason}"))?;
+    let most = PAGE_BYTES.max(stored.saturating_mul(PAGE_RATIO));
+    if claimed > most {
+        return Err(format!(
+            "a page of {stored} bytes claims to be {claimed} bytes; it may be {most}"
+        ));
+    }
+    if values > most_values {
+        return Err(format!(
+            "a page claims {values} values; it may have {most_values}"
+        ));
+    }
+    Ok(())
 }
 
 /// Reads on from a place in a column chunk, window by window.
