@@ -11,7 +11,10 @@ use parquet::file::metadata::{
     ColumnChunkMetaData, FooterTail, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader,
 };
 
-use crate::{object_reader::RemoteObject, thrift};
+use crate::{
+    object_reader::RemoteObject,
+    thrift::{self, BINARY, I32, I64, Kinds, LIST, STRUCT},
+};
 
 const TAIL_BYTES: u64 = 64 << 10;
 const FOOTER_BYTES: u64 = 8;
@@ -158,24 +161,39 @@ fn check_column(column: &ColumnChunkMetaData, rows: i64, data_end: u64) -> Resul
     Ok(())
 }
 
+const FOOTER: &Kinds = &[(1, I32), (SCHEMA, LIST), (3, I64), (4, LIST)];
+const SCHEMA: i16 = 2;
+
+const SCHEMA_ELEMENT: &Kinds = &[
+    (1, I32),
+    (2, I32),
+    (3, I32),
+    (4, BINARY),
+    (CHILDREN, I32),
+    (6, I32),
+    (7, I32),
+    (8, I32),
+    (9, I32),
+    (10, STRUCT),
+];
+const CHILDREN: i16 = 5;
+
 /// Checks how deep the schema is: a list of elements in preorder, each with the number of its children.
 fn check_schema_depth(footer: &[u8]) -> Result<(), String> {
-    const SCHEMA: i16 = 2;
-    const CHILDREN: i16 = 5;
     // How many children are still to come of each element on the way down.
     let mut pending: Vec<i64> = Vec::new();
-    thrift::for_each_field(&mut &footer[..], |id, kind, input| {
-        if id != SCHEMA || kind != thrift::LIST {
+    thrift::for_each_field_of(&mut &footer[..], FOOTER, |id, kind, input| {
+        if id != SCHEMA {
             return thrift::skip(input, kind);
         }
         let (count, kind) = thrift::take_list(input)?;
-        if kind != thrift::STRUCT {
+        if kind != STRUCT {
             return Err("has no schema".to_owned());
         }
         for _ in 0..count {
             let mut children = 0;
-            thrift::for_each_field(input, |id, kind, input| {
-                if id == CHILDREN && kind == thrift::I32 {
+            thrift::for_each_field_of(input, SCHEMA_ELEMENT, |id, kind, input| {
+                if id == CHILDREN {
                     children = thrift::take_number(input)?;
                     return Ok(());
                 }

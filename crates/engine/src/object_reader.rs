@@ -23,19 +23,12 @@ use parquet::{
 };
 use tokio::runtime::Handle;
 
-use crate::thrift;
+use crate::page_header;
 
 /// A row group of at most so many bytes is fetched with one request.
 const WHOLE_ROW_GROUP_BYTES: u64 = 6 << 20;
 /// The windows of a row group's columns together hold about so many bytes.
 const ROW_GROUP_WINDOW_BYTES: u64 = 32 << 20;
-
-/// A page may claim so many bytes, whatever it is compressed to.
-const PAGE_BYTES: i64 = 64 << 20;
-/// And beyond that so many for each byte of its own.
-const PAGE_RATIO: i64 = 16;
-/// The longest header of a page that is read, with its statistics.
-const HEADER_BYTES: u64 = 1 << 20;
 
 /// An input may have so many values in a column, however small it is.
 const INPUT_VALUES: i64 = 1 << 20;
@@ -275,12 +268,12 @@ impl ChunkReader for RowGroupBytes {
 
     fn get_read(&self, start: u64) -> Result<WindowReader, ParquetError> {
         let most_values = self.0.object.most_values();
-        if check_page(&self.window(start, 0)?, most_values).is_err() {
+        if page_header::check(&self.window(start, 0)?, most_values).is_err() {
             // The window may end inside the header.
             let left = self.0.chunks.iter().filter(|chunk| chunk.contains(&start));
             let left = left.map(|chunk| chunk.end - start).max().unwrap_or(0);
-            let header = self.window(start, left.min(HEADER_BYTES))?;
-            check_page(&header, most_values).map_err(ParquetError::General)?;
+            let header = self.window(start, left.min(page_header::HEADER_BYTES))?;
+            page_header::check(&header, most_values).map_err(ParquetError::General)?;
         }
         Ok(WindowReader {
             source: self.clone(),
@@ -295,51 +288,10 @@ impl ChunkReader for RowGroupBytes {
         }
         let bytes = self.window(start, length as u64)?.slice(..length);
         if self.0.by_index {
-            check_page(&bytes, self.0.object.most_values()).map_err(ParquetError::General)?;
+            page_header::check(&bytes, self.0.object.most_values()).map_err(ParquetError::General)?;
         }
         Ok(bytes)
     }
-}
-
-/// Checks that a page, which begins with its header, does not claim more bytes or values than it may: decoders
-/// reserve memory by these numbers, and fill it.
-fn check_page(page: &[u8], most_values: i64) -> Result<(), String> {
-    const UNCOMPRESSED: i16 = 2;
-    const COMPRESSED: i16 = 3;
-    const HEADERS: [i16; 3] = [5, 7, 8];
-    const VALUES: i16 = 1;
-    let (mut claimed, mut stored, mut values) = (0, 0, 0);
-    thrift::for_each_field(&mut &page[..], |id, kind, input| match (id, kind) {
-        (UNCOMPRESSED, thrift::I32) => {
-            claimed = thrift::take_number(input)?.max(claimed);
-            Ok(())
-        }
-        (COMPRESSED, thrift::I32) => {
-            stored = thrift::take_number(input)?;
-            Ok(())
-        }
-        (id, thrift::STRUCT) if HEADERS.contains(&id) => thrift::for_each_field(input, |id, kind, input| {
-            if (id, kind) == (VALUES, thrift::I32) {
-                values = thrift::take_number(input)?.max(values);
-                return Ok(());
-            }
-            thrift::skip(input, kind)
-        }),
-        (_, kind) => thrift::skip(input, kind),
-    })
-    .map_err(|reason| format!("the header of a page {reason}"))?;
-    let most = PAGE_BYTES.max(stored.saturating_mul(PAGE_RATIO));
-    if claimed > most {
-        return Err(format!(
-            "a page of {stored} bytes claims to be {claimed} bytes; it may be {most}"
-        ));
-    }
-    if values > most_values {
-        return Err(format!(
-            "a page claims {values} values; it may have {most_values}"
-        ));
-    }
-    Ok(())
 }
 
 /// Reads on from a place in a column chunk, window by window.

@@ -5,8 +5,13 @@
 use dormouse_core::Result;
 
 pub(crate) const I32: u8 = 5;
+pub(crate) const I64: u8 = 6;
+pub(crate) const BINARY: u8 = 8;
 pub(crate) const LIST: u8 = 9;
 pub(crate) const STRUCT: u8 = 12;
+
+/// Numbers and kinds of fields.
+pub(crate) type Kinds = [(i16, u8)];
 
 const MAX_DEPTH: usize = 24;
 
@@ -66,6 +71,24 @@ pub(crate) fn for_each_field(
     }
 }
 
+/// As [`for_each_field`], where numbers must rise and fields with these numbers be of these kinds: a decoder that
+/// knows a number does not look at the kind, and would take the bytes for something else.
+pub(crate) fn for_each_field_of(
+    input: &mut &[u8],
+    kinds: &Kinds,
+    mut visit: impl FnMut(i16, u8, &mut &[u8]) -> Result<(), String>,
+) -> Result<(), String> {
+    let mut last = 0;
+    for_each_field(input, |id, kind, input| {
+        let expected = kinds.iter().find(|(known, _)| *known == id);
+        if id <= last || expected.is_some_and(|(_, expected)| *expected != kind) {
+            return Err(format!("has a field {id} of kind {kind} where it may not be"));
+        }
+        last = id;
+        visit(id, kind, input)
+    })
+}
+
 /// Skips the value of a field.
 pub(crate) fn skip(input: &mut &[u8], kind: u8) -> Result<(), String> {
     skip_field(input, kind, 0)
@@ -101,7 +124,7 @@ fn skip_value(input: &mut &[u8], kind: u8, depth: usize) -> Result<(), String> {
         1..=3 => skip_bytes(input, 1),
         4..=6 => take_varint(input).map(drop),
         7 => skip_bytes(input, 8),
-        8 => {
+        BINARY => {
             let length = take_varint(input)?;
             skip_bytes(input, length)
         }
