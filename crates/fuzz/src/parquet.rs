@@ -111,9 +111,8 @@ impl Run<'_> {
         let of = |sort_key: &[&str]| {
             let object = input(store, NAME, self.bytes.len());
             let schema = self.bench.engine.schema_of(object, &["k"], sort_key);
-            self.bench.runtime.block_on(schema).map_err(|error| {
+            self.bench.runtime.block_on(schema).inspect_err(|error| {
                 assert_eq!(error.kind(), ErrorKind::Invalid, "{}", error.report());
-                error
             })
         };
         of(&["s"])
@@ -121,14 +120,11 @@ impl Run<'_> {
             .map_or_else(|_| default_schema(), Arc::new)
     }
 
-    /// The rows of the input by the other reader, sorted.
-    fn expected(&self, schema: &Schema) -> Vec<String> {
-        let batches = catch_unwind(AssertUnwindSafe(|| read(self.bytes.clone())));
-        match batches {
-            Ok(Ok(batches)) => sorted(texts(&batches, schema)),
-            Ok(Err(error)) => panic!("the engine read what the other reader refuses: {error}"),
-            Err(_) => panic!("the engine read what makes the other reader panic"),
-        }
+    /// The rows of the input by the other reader, sorted, or why it has none.
+    fn other(&self, schema: &Schema) -> Result<Vec<String>, String> {
+        catch_unwind(AssertUnwindSafe(|| read(self.bytes.clone())))
+            .unwrap_or_else(|_| Err("it panics".to_owned()))
+            .map(|batches| sorted(texts(&batches, schema)))
     }
 
     fn check_ingested(
@@ -149,7 +145,10 @@ impl Run<'_> {
             rows.extend(texts(&batches, schema));
         }
         let rows = sorted(rows);
-        assert_rows(&rows, &self.expected(schema));
+        let expected = self
+            .other(schema)
+            .unwrap_or_else(|error| panic!("the engine read what the other reader refuses: {error}"));
+        assert_rows(&rows, &expected);
         rows
     }
 
@@ -227,7 +226,13 @@ impl Run<'_> {
             Err(error) => check_refusal(&error, ErrorKind::Corrupt, DATA_FILE),
         }
         match self.export(&store, schema, vec![right]) {
-            Ok(_) => assert_rows(&sorted(self.exported(&store, schema)), &self.expected(schema)),
+            Ok(_) => {
+                // The engine finds pages by the page index, the other reader by their headers.
+                let found = sorted(self.exported(&store, schema));
+                if let Ok(expected) = self.other(schema) {
+                    assert_rows(&found, &expected);
+                }
+            }
             Err(error) => check_refusal(&error, ErrorKind::Corrupt, DATA_FILE),
         }
     }
