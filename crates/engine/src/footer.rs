@@ -181,7 +181,7 @@ const CHILDREN: i16 = 5;
 /// Checks how deep the schema is: a list of elements in preorder, each with the number of its children.
 fn check_schema_depth(footer: &[u8]) -> Result<(), String> {
     // How many children are still to come of each element on the way down.
-    let mut pending: Vec<i64> = Vec::new();
+    let mut pending: Vec<i32> = Vec::new();
     thrift::for_each_field_of(&mut &footer[..], FOOTER, |id, kind, input| {
         if id != SCHEMA {
             return thrift::skip(input, kind);
@@ -194,7 +194,7 @@ fn check_schema_depth(footer: &[u8]) -> Result<(), String> {
             let mut children = 0;
             thrift::for_each_field_of(input, SCHEMA_ELEMENT, |id, kind, input| {
                 if id == CHILDREN {
-                    children = thrift::take_number(input)?;
+                    children = thrift::take_i32(input)?;
                     return Ok(());
                 }
                 thrift::skip(input, kind)

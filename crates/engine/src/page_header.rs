@@ -55,11 +55,11 @@ const STATISTICS: &Kinds = &[
 /// Checks that a page, which begins with its header, does not claim more bytes or values than it may: decoders
 /// reserve memory by these numbers, and fill it.
 pub(crate) fn check(page: &[u8], most_values: i64) -> Result<(), String> {
-    let (mut claimed, mut stored, mut values) = (0, 0, 0);
+    let (mut claimed, mut stored, mut values) = (0_i64, 0_i64, 0_i64);
     thrift::for_each_field_of(&mut &page[..], PAGE, |id, kind, input| {
         match id {
-            UNCOMPRESSED => claimed = thrift::take_number(input)?,
-            COMPRESSED => stored = thrift::take_number(input)?,
+            UNCOMPRESSED => claimed = thrift::take_i32(input)?.into(),
+            COMPRESSED => stored = thrift::take_i32(input)?.into(),
             DATA => values = count_values(input, DATA_FIELDS, 5)?.max(values),
             DICTIONARY => values = count_values(input, DICTIONARY_FIELDS, 0)?.max(values),
             DATA_V2 => values = count_values(input, DATA_V2_FIELDS, 8)?.max(values),
@@ -84,10 +84,10 @@ pub(crate) fn check(page: &[u8], most_values: i64) -> Result<(), String> {
 
 /// The first field of a kind of page, its number of values.
 fn count_values(input: &mut &[u8], kinds: &Kinds, statistics: i16) -> Result<i64, String> {
-    let mut values = 0;
+    let mut values = 0_i64;
     thrift::for_each_field_of(input, kinds, |id, kind, input| match id {
         1 => {
-            values = thrift::take_number(input)?;
+            values = thrift::take_i32(input)?.into();
             Ok(())
         }
         id if id == statistics => {

@@ -33,8 +33,13 @@ fn take_varint(input: &mut &[u8]) -> Result<u64, String> {
     Err("holds a number that is too long".to_owned())
 }
 
-/// A signed number.
-pub(crate) fn take_number(input: &mut &[u8]) -> Result<i64, String> {
+/// A number of 32 bits. One of more bits is refused: decoders leave the upper ones out.
+pub(crate) fn take_i32(input: &mut &[u8]) -> Result<i32, String> {
+    let number = take_number(input)?;
+    i32::try_from(number).map_err(|_| format!("holds {number} where 32 bits are expected"))
+}
+
+fn take_number(input: &mut &[u8]) -> Result<i64, String> {
     let zigzag = take_varint(input)?;
     Ok((zigzag >> 1).cast_signed() ^ -(zigzag & 1).cast_signed())
 }
@@ -175,12 +180,25 @@ mod tests {
     }
 
     #[test]
+    fn a_number_of_more_bits_is_refused() {
+        let mut input = Vec::new();
+        let mut zigzag = (1_u64 << 40) | 2;
+        while zigzag >= 0x80 {
+            input.push(zigzag as u8 | 0x80);
+            zigzag >>= 7;
+        }
+        input.push(zigzag as u8);
+        assert!(take_i32(&mut &input[..]).unwrap_err().contains("32 bits"));
+        assert_eq!(take_i32(&mut &[3][..]), Ok(-2));
+    }
+
+    #[test]
     fn fields_have_the_numbers_and_values_that_were_written() {
         // Field 1 is -3, field 3 is true, field 20 in long form is 1.
         let input = [0x15, 5, 0x21, 0x05, 40, 2, 0];
         let mut found = Vec::new();
         for_each_field(&mut &input[..], |id, kind, input| {
-            let value = if kind == I32 { take_number(input)? } else { 0 };
+            let value = if kind == I32 { take_i32(input)? } else { 0 };
             found.push((id, kind, value));
             Ok(())
         })

@@ -4,7 +4,8 @@
 #![expect(
     clippy::disallowed_methods,
     clippy::print_stderr,
-    reason = "time limits are by the machine's clock, and people wait"
+    clippy::unwrap_used,
+    reason = "a test; time limits are by the machine's clock, and people wait"
 )]
 
 use std::{
