@@ -296,6 +296,69 @@ impl Maker<'_> {
         (0..count).map(|_| self.name()).collect()
     }
 
+    /// Names that the leaf refers to, mostly.
+    fn names_at(&mut self, leaf: &PartitionId) -> Vec<FileName> {
+        let there: Vec<_> = self
+            .state
+            .references(leaf)
+            .map(|reference| reference.file.name.clone())
+            .collect();
+        if there.is_empty() || self.source.byte() < 32 {
+            return self.names(3);
+        }
+        let count = 1 + self.source.below(there.len().min(3));
+        there.into_iter().take(count).collect()
+    }
+
+    /// The commit of a compaction that has leases, with an output that fits.
+    fn compacted(&mut self, run: &RunId) -> Option<Record> {
+        let leases: Vec<_> = self
+            .state
+            .leaves()
+            .flat_map(|leaf| {
+                self.state
+                    .references(&leaf.id)
+                    .map(move |at| (leaf.id.clone(), at))
+            })
+            .filter_map(|(leaf, at)| {
+                let job = self.state.lease(&leaf, &at.file.name)?.job.clone();
+                Some((job, leaf, at.clone()))
+            })
+            .collect();
+        let (job, partition, _) = leases.get(self.source.below(leases.len().clamp(1, 256)))?.clone();
+        let inputs: Vec<_> = leases
+            .into_iter()
+            .filter(|(other, leaf, _)| *other == job && *leaf == partition)
+            .map(|(_, _, reference)| reference)
+            .collect();
+        let range = inputs
+            .iter()
+            .skip(1)
+            .fold(inputs[0].range().clone(), |range, input| {
+                range.union(input.range())
+            });
+        let rows = self.rows();
+        let output = DataFile {
+            name: self.new_name(),
+            rows,
+            bytes: 9,
+            checksum: Checksum(7),
+            parts: vec![FilePart {
+                range,
+                rows,
+                digest: RowDigest(1),
+            }],
+        };
+        Some(Record::CompactionCommitted {
+            job,
+            run: run.clone(),
+            issued: self.time(),
+            partition,
+            inputs: inputs.iter().map(|input| input.file.name.clone()).collect(),
+            output: (self.source.byte() & 3 > 0).then(|| Arc::new(output)),
+        })
+    }
+
     fn leaf(&mut self) -> PartitionId {
         let leaves: Vec<_> = self.state.leaves().map(|leaf| leaf.id).collect();
         if leaves.is_empty() || self.source.byte() < 16 {
@@ -365,14 +428,22 @@ impl Maker<'_> {
                     files: self.files(3),
                 }
             }
-            9 | 10 => Record::CompactionAssigned {
-                job: self.job().0,
-                partition: self.leaf(),
-                inputs: self.names(3),
-                until: self.time(),
-            },
+            9 | 10 => {
+                let partition = self.leaf();
+                Record::CompactionAssigned {
+                    job: self.job().0,
+                    inputs: self.names_at(&partition),
+                    partition,
+                    until: self.time(),
+                }
+            }
             11 | 12 => {
                 let (job, run) = self.job();
+                if self.source.byte() >= 32
+                    && let Some(compacted) = self.compacted(&run)
+                {
+                    return compacted;
+                }
                 Record::CompactionCommitted {
                     job,
                     run,
