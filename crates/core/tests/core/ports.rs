@@ -173,7 +173,9 @@ async fn an_object_that_is_said_to_exist_is_looked_at() {
     let written = store(true);
     create_object(&written, &path, "body".into()).await.unwrap();
 
-    let absent = create_object(&store(false), &path, "body".into()).await.unwrap_err();
+    let absent = create_object(&store(false), &path, "body".into())
+        .await
+        .unwrap_err();
     assert_eq!(absent.kind(), ErrorKind::Unavailable);
 
     let taken = store(false);

@@ -585,7 +585,11 @@ async fn a_damaged_snapshot_does_not_keep_the_log_from_being_cut() {
     let cut = store.truncate(&table(), world.clock.now()).await.unwrap();
     assert!(cut > 0);
     let floor = store.state(&table()).await.unwrap().floor();
-    assert_eq!(floor, snapshots[2].transaction.next(), "behind the one that can be read");
+    assert_eq!(
+        floor,
+        snapshots[2].transaction.next(),
+        "behind the one that can be read"
+    );
     let expected = store.state(&table()).await.unwrap();
     assert_eq!(world.process(1).state(&table()).await.unwrap(), expected);
 }

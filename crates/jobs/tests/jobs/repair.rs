@@ -185,7 +185,11 @@ async fn a_job_that_nobody_hears_of_is_reported_as_lost() {
     repaired(&world).await;
     let report = world.job("silent").await;
     assert_eq!(report.status, JobStatus::Failed);
-    assert!(report.reasons()[0].contains("for 2 hours"), "{:?}", report.reasons());
+    assert!(
+        report.reasons()[0].contains("for 2 hours"),
+        "{:?}",
+        report.reasons()
+    );
 
     // Should it live after all, what it did counts.
     world.fed(&table, "silent", &rows("a", [1])).await;
