@@ -178,10 +178,10 @@ async fn a_job_that_nobody_hears_of_is_reported_as_lost() {
         .record(&key, Some("events"), (&run, 1), EventKind::Started)
         .await
         .unwrap();
-    world.clock.jump(3600 * 1000);
+    world.clock.jump(3601 * 1000);
     repaired(&world).await;
     assert_eq!(world.job("silent").await.status, JobStatus::InProgress);
-    world.clock.jump(3600 * 1000);
+    world.clock.jump(3601 * 1000);
     repaired(&world).await;
     let report = world.job("silent").await;
     assert_eq!(report.status, JobStatus::Failed);
