@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use dormouse_core::{
     Error, Result,
     ids::{ExportId, PinId, RunId, SubExportId, TableId},
-    message::{ExportLeafMessage, ExportMessage, export_leaf::region},
+    message::{ExportLeafMessage, ExportMessage, TableRef, export_leaf::region},
     plan::export::{ExportPlan, SubExport},
     ports::{Delivery, Message, QueueName},
     state::{AsOf, Commit, CommitId, Outcome, Record, TableState},
@@ -15,7 +15,10 @@ use dormouse_core::{
 };
 use object_store::{PutMode, PutOptions};
 
-use super::{finish::finish_if_done, is_not_found, read_plan, report, subject};
+use super::{
+    finish::{finish_if_done, finish_if_marked},
+    is_not_found, read_plan, report, subject,
+};
 use crate::{
     services::Services,
     worker::{Handler, JobFailure, Subject},
@@ -47,7 +50,15 @@ impl ExportSplitter {
         let message = ExportMessage::parse(&delivery.body).map_err(|error| untabled.failure(error))?;
         let table = match services.table(&message.table).await {
             Ok(table) => table,
-            Err(error) => return Err(untabled.failure_of_lookup(error)),
+            Err(error) => {
+                if is_not_found(&error)
+                    && let TableRef::Id(id) = &message.table
+                    && self.was_complete(id, &export).await?
+                {
+                    return Ok(());
+                }
+                return Err(untabled.failure_of_lookup(error));
+            }
         };
         let mut subject = subject(Some((&table.id, table.name.as_str())), &export)?;
 
@@ -81,6 +92,14 @@ impl ExportSplitter {
         self.send(&subject, &plan)
             .await
             .map_err(|error| subject.failure(error))
+    }
+
+    /// Whether an export was complete before its table was deleted; does what is left of its end.
+    async fn was_complete(&self, table: &TableId, export: &ExportId) -> Result<bool> {
+        match read_plan(&self.services, table, export).await? {
+            Some(plan) => finish_if_marked(&self.services, &plan).await,
+            None => Ok(false),
+        }
     }
 
     /// Checks that the stored plan is of the state that a repeated message asks for.

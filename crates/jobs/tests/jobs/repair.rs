@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use dormouse_core::{
+    collections::Collection,
     ids::{ExportId, JobId, RunId},
     plan::export::ExportPlan,
-    ports::{Clock, QueueName},
+    ports::{Clock, Condition, ItemKey, QueueName},
     state::Record,
     tables::TableInfo,
     testing::memory::EngineStep,
@@ -160,6 +161,30 @@ async fn a_complete_export_whose_message_died_is_reported_as_finished() {
     repaired(&world).await;
     assert_eq!(world.job("e1").await.status, JobStatus::Finished);
     assert_eq!(world.state(&table).await.pins().count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_export_that_was_complete_before_its_table_went_is_reported_as_finished() {
+    let world = World::new();
+    let table = world.table("events", 1).await;
+    world.fed(&table, "j1", &rows("a", [1])).await;
+    world.send(QueueName::Export, export_message(&table, "e1")).await;
+    world.settle().await;
+    let key = JobKey {
+        kind: JobKind::Export,
+        table: Some(table.id.clone()),
+        job: JobId::new("e1").unwrap(),
+    };
+    // The report was lost with its worker.
+    let partition = "e1";
+    let items = &world.services.ports.items;
+    let report = ItemKey::new(Collection::JobStatus, partition, format!("export|{}", table.id));
+    items.delete(report, Condition::None).await.unwrap();
+    assert!(world.services.tracker.report(&key).await.unwrap().is_none());
+    world.services.tables.delete(&table.name).await.unwrap();
+    world.send(QueueName::Export, export_message(&table, "e1")).await;
+    world.settle().await;
+    assert_eq!(world.job("e1").await.status, JobStatus::Finished);
 }
 
 #[tokio::test(start_paused = true)]
