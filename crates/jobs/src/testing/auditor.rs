@@ -4,7 +4,11 @@
 //! its own beside: which job's rows came with which transaction. It checks what must hold at every moment, counts
 //! faults and the rare events that a run is made for, and knows what each table must hold at the end.
 
-use std::{collections::BTreeMap, ops::Bound, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+    sync::Arc,
+};
 
 use dormouse_core::{
     collections::Collection,
@@ -12,7 +16,6 @@ use dormouse_core::{
     ports::{Delivery, Item, ItemStore, Order, QueueName, Range, Receipt, Sort, Write},
     state::{Outcome, Record, TableState, invariants, log::Entry, table_state::TableStatus},
     testing::{memory::MemoryItemStore, rows::Row},
-    tracker::JobReport,
 };
 use futures::FutureExt;
 use object_store::{ObjectStore, ObjectStoreExt, path::Path};
@@ -43,6 +46,8 @@ struct Audit {
     deliveries: BTreeMap<String, Delivery>,
     /// Jobs whose commit is in the log and whose writer was not told.
     untold: BTreeMap<JobId, TransactionNumber>,
+    /// Jobs of which a run was reported to have ended.
+    ended: BTreeSet<JobId>,
     written: BTreeMap<Path, u32>,
     violations: Vec<String>,
     faults: BTreeMap<&'static str, u64>,
@@ -216,9 +221,21 @@ impl Auditor {
             match item.key.collection {
                 Collection::Transactions if done => self.appended(stage, item, fate).await,
                 Collection::Transactions => self.count("append lost its race"),
+                Collection::JobStatus if done => self.reported(item),
                 Collection::Snapshots if !done => self.count("snapshot makers met at one transaction"),
                 _ => {}
             }
+        }
+    }
+
+    /// Some run of a job has ended; its status may be that of a later run, where one is still going.
+    fn reported(&self, item: &Item) {
+        let has = |status| item.text("report").is_ok_and(|text| text.contains(status));
+        let ends = ["\"FINISHED\"", "\"FAILED\"", "\"REJECTED\""];
+        if let Ok(job) = JobId::new(&item.key.partition)
+            && ends.into_iter().any(has)
+        {
+            self.audit.lock().ended.insert(job);
         }
     }
 
@@ -398,7 +415,7 @@ impl Auditor {
     }
 
     /// An ingest message may go once its job has come to its end.
-    pub(super) async fn acknowledged(&self, stage: &Stage, queue: QueueName, receipt: &Receipt) {
+    pub(super) fn acknowledged(&self, stage: &Stage, queue: QueueName, receipt: &Receipt) {
         let delivery = self
             .audit
             .lock()
@@ -420,24 +437,7 @@ impl Auditor {
             }
             return;
         }
-        let reports = self
-            .items
-            .query(
-                Collection::JobStatus,
-                job.as_str(),
-                Range::all(),
-                100,
-                Order::Ascending,
-            )
-            .await
-            .unwrap_or_default();
-        // The job's status is that of a later run, where one is still going.
-        let ended = |item: &Item| {
-            let report = item.text("report").ok();
-            let report = report.and_then(|text| serde_json::from_str::<JobReport>(text).ok());
-            report.is_some_and(|report| report.runs.iter().any(|run| run.status.is_final()))
-        };
-        if !reports.iter().any(ended) {
+        if !self.audit.lock().ended.contains(&job) {
             self.violation(format!(
                 "Ack: the message of job {job} was acknowledged, and the job has neither committed nor ended"
             ));
