@@ -20,11 +20,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-COPY = Path(os.environ["DORMOUSE_CACHE"]) / "mutate"
+CACHE = Path(os.environ["DORMOUSE_CACHE"]) / "mutate"
+COPY = CACHE / "checkout"
+# Cargo tells checkouts apart by nothing but their target directories: broken code must not come into another's.
+TARGET = CACHE / "target"
 REPORT = ROOT / "docs" / "mutations.md"
 
 # The longest that a layer may take; one that takes longer has found a change that makes something wait for ever.
-LAYER_SECONDS = 900
+LAYER_SECONDS = 300
 
 SMALL = ["dormouse-core", "dormouse-jobs"]
 SIMULATION = "simulation::two_thousand_seeds_break_no_promise_and_see_every_rare_event"
@@ -151,15 +154,20 @@ class Program:
     directory: Path
 
 
+class DoesNotBuildError(Exception):
+    """What the compiler says."""
+
+
 def build(layer: Layer) -> list[Program]:
     """Builds the programs of a layer."""
+    env = {**os.environ, "CARGO_TARGET_DIR": str(TARGET)}
     packages = [f"--package={package}" for package in layer.packages]
     command = ["cargo", "test", "--no-run", "--all-features", "--locked", "--message-format=json", *packages]
-    done = subprocess.run([*command, *layer.targets], cwd=COPY, capture_output=True, text=True)
+    done = subprocess.run([*command, *layer.targets], cwd=COPY, env=env, capture_output=True, text=True)
     messages = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode != 0:
         rendered = (message["message"]["rendered"] for message in messages if message["reason"] == "compiler-message")
-        sys.exit("".join(rendered) + done.stderr)
+        raise DoesNotBuildError("".join(rendered) + done.stderr)
     built = (message for message in messages if message.get("executable") and message["profile"]["test"])
     return [Program(message["executable"], Path(message["manifest_path"]).parent) for message in built]
 
@@ -197,7 +205,7 @@ def run_program(program: Program, arguments: list[str], seeds: int, deadline: fl
     """Runs a test program. Nothing says that all is well."""
     env = {**os.environ, "DORMOUSE_SIMULATED_SEEDS": str(seeds), "RUST_BACKTRACE": "0"}
     command = [program.path, *arguments]
-    with open(COPY.parent / "mutate.log", "wb+") as log:
+    with open(CACHE / "output.log", "wb+") as log:
         process = subprocess.Popen(
             command, cwd=program.directory, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
@@ -244,6 +252,8 @@ def run_mutation(mutation: Mutation, seeds: int) -> Finding:
         for file, text in files.items():
             (COPY / file).write_text(text)
         by, failure, seconds = run_layers(mutation.layers, seeds)
+    except DoesNotBuildError as error:
+        sys.exit(f"mutation {mutation.name} has rotted: it does not build\n{error}")
     finally:
         for file, text in whole.items():
             (COPY / file).write_text(text)
