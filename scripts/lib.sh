@@ -16,6 +16,7 @@ VENV=$DORMOUSE_CACHE/venv
 mkdir -p "$TOOLS" "$CARGO_TARGET_DIR"
 
 CARGO_DENY_VERSION=0.20.2
+CARGO_FUZZ_VERSION=0.13.2
 
 step() { printf '\n== %s\n' "$*" >&2; }
 
@@ -47,13 +48,17 @@ need_python() {
     fi
 }
 
-# Installs cargo-deny, built without much optimisation as it runs for a second.
-need_cargo_deny() {
-    if ! "$TOOLS/bin/cargo-deny" --version 2>/dev/null | grep -q "$CARGO_DENY_VERSION"; then
-        step "installing cargo-deny $CARGO_DENY_VERSION"
+# Installs a program with cargo, built without much optimisation as it runs for a second.
+install_tool() {
+    local name=$1 version=$2
+    if ! "$TOOLS/bin/$name" --version 2>/dev/null | grep -q "$version"; then
+        step "installing $name $version"
         CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=false \
             CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_TARGET_DIR=$TOOLS/target \
-            cargo install cargo-deny --quiet --locked --version "$CARGO_DENY_VERSION" --root "$TOOLS" >&2
+            cargo install "$name" --quiet --locked --version "$version" --root "$TOOLS" >&2
         rm -rf "$TOOLS/target"
     fi
 }
+
+need_cargo_deny() { install_tool cargo-deny "$CARGO_DENY_VERSION"; }
+need_cargo_fuzz() { install_tool cargo-fuzz "$CARGO_FUZZ_VERSION"; }

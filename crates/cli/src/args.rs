@@ -93,6 +93,13 @@ pub(crate) enum Command {
     /// Collects garbage now: files that no state that is kept refers to, and old orphans.
     #[command(after_help = "Example:\n  dormouse gc --orphan-age-hours 1")]
     Gc(GcArgs),
+    /// Checks everything that is stored of a table, and says what is wrong and what to do. Changes nothing; safe
+    /// beside running workers.
+    #[command(after_help = "Examples:\n  \
+        dormouse doctor events --deep\n  \
+        dormouse doctor --all --format json\n\n\
+        Ends with exit code 6 when something is wrong.")]
+    Doctor(DoctorArgs),
     /// Lists every property with its default and what it does.
     Properties,
     /// Makes Parquet files to try things with.
@@ -336,6 +343,18 @@ pub(crate) struct GcArgs {
     /// Sweep orphans of this age, instead of the property. Running jobs whose files are swept start again.
     #[arg(long, value_name = "HOURS")]
     pub(crate) orphan_age_hours: Option<f64>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DoctorArgs {
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub(crate) table: Option<TableName>,
+    /// Every table.
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Also read every byte and row of every live file and finished export.
+    #[arg(long)]
+    pub(crate) deep: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -1,6 +1,7 @@
 //! One file per noun.
 
 mod demo;
+mod doctor;
 mod export;
 mod files;
 mod gc;
@@ -61,6 +62,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         Command::Worker(args) => serve::run(&context, &args.kinds).await?,
         Command::Serve => serve::run(&context, serve::EVERYTHING).await?,
         Command::Gc(args) => gc::run(&context, &args).await?,
+        Command::Doctor(args) => return doctor::run(&context, &args).await,
         Command::Demo(args) => demo::run(&context, &args).await?,
         Command::Generate(_) | Command::Properties => {}
     }

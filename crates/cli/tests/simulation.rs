@@ -1,7 +1,5 @@
 //! Simulated runs over the real row engine on small Parquet.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 use std::sync::Arc;
 
 use dormouse_core::testing::rows::Rows;

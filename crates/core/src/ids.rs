@@ -150,7 +150,9 @@ impl FileName {
 
     /// Where the file is in the table-data bucket: `<table id>/data/<name>`.
     pub fn object_path(&self, table: &TableId) -> object_store::path::Path {
-        object_store::path::Path::from(format!("{table}/data/{}", self.0))
+        let path = format!("{table}/data/{}", self.0);
+        // A name that was found in the store is the object's as it is; one that cannot be there is encoded.
+        object_store::path::Path::parse(&path).unwrap_or_else(|_| object_store::path::Path::from(path))
     }
 }
 
@@ -220,6 +222,9 @@ mod tests {
             "0a1b2c3d/data/partition_root/00000000-0000-0000-0000-000000000000.parquet"
         );
         assert_eq!(FileName::from_object_path(&table, &path), Some(name));
+        let foreign = object_store::path::Path::parse("0a1b2c3d/data/partition_root/a*b.parquet").unwrap();
+        let name = FileName::from_object_path(&table, &foreign).unwrap();
+        assert_eq!(name.object_path(&table), foreign);
         let elsewhere = object_store::path::Path::from("0a1b2c3d/statestore/x.json");
         assert_eq!(FileName::from_object_path(&table, &elsewhere), None);
     }

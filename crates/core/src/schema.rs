@@ -11,6 +11,9 @@ use crate::{
 
 pub use sleeper::from_sleeper_json;
 
+/// How deeply types may be nested: what is stored as JSON can be read again, with a stack that always suffices.
+pub const MAX_NESTING: usize = 32;
+
 /// The columns of a table. Rows are sorted by the row key columns, then the sort key columns.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "UncheckedSchema")]
@@ -115,13 +118,45 @@ pub enum DataType {
         precision: u8,
         scale: i8,
     },
-    List(Box<Column>),
-    Struct(Vec<Column>),
+    List(#[serde(deserialize_with = "nested::deserialize")] Box<Column>),
+    Struct(#[serde(deserialize_with = "nested::deserialize")] Vec<Column>),
     /// Keys are never null.
     Map {
+        #[serde(deserialize_with = "nested::deserialize")]
         key: Box<Column>,
+        #[serde(deserialize_with = "nested::deserialize")]
         value: Box<Column>,
     },
+}
+
+/// Counts how deeply the type is nested that is being read: some encodings have no limit of their own.
+mod nested {
+    use std::cell::Cell;
+
+    use serde::{Deserialize, Deserializer, de::Error as _};
+
+    thread_local! {
+        static DEPTH: Cell<usize> = const { Cell::new(0) };
+    }
+
+    struct Level;
+
+    impl Drop for Level {
+        fn drop(&mut self) {
+            DEPTH.set(DEPTH.get() - 1);
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+        deserializer: D,
+    ) -> Result<T, D::Error> {
+        DEPTH.set(DEPTH.get() + 1);
+        let _level = Level;
+        if DEPTH.get() > super::MAX_NESTING {
+            return Err(D::Error::custom("a type is nested too deeply"));
+        }
+        T::deserialize(deserializer)
+    }
 }
 
 impl DataType {
@@ -131,6 +166,20 @@ impl DataType {
             self,
             Self::Int32 | Self::Int64 | Self::Utf8 | Self::Binary | Self::Date32 | Self::Timestamp { .. }
         )
+    }
+
+    /// How many types are around the innermost one.
+    fn nesting(&self) -> usize {
+        let deepest = |columns: &[&Column]| {
+            let nesting = |column: &&Column| column.data_type.nesting() + 1;
+            columns.iter().map(nesting).max().unwrap_or(1)
+        };
+        match self {
+            Self::List(item) => deepest(&[item]),
+            Self::Map { key, value } => deepest(&[key, value]),
+            Self::Struct(fields) => deepest(&fields.iter().collect::<Vec<_>>()),
+            _ => 0,
+        }
     }
 
     /// Whether a value of a key column of this type has this variant.
@@ -151,8 +200,8 @@ impl Schema {
     /// Checks and makes a schema.
     ///
     /// # Errors
-    /// `Invalid` when there is no row key, a key column is nullable or of a type that cannot be a key, or a name
-    /// is empty or used twice.
+    /// `Invalid` when there is no row key, a key column is nullable or of a type that cannot be a key, a name
+    /// is empty or used twice, or a type is nested beyond [`MAX_NESTING`].
     pub fn new(row_key: Vec<Column>, sort_key: Vec<Column>, values: Vec<Column>) -> Result<Self> {
         if row_key.is_empty() {
             return Err(Error::invalid("a schema needs at least one row key column"));
@@ -175,6 +224,12 @@ impl Schema {
         for column in row_key.iter().chain(&sort_key).chain(&values) {
             if column.name.is_empty() {
                 return Err(Error::invalid("a column has an empty name"));
+            }
+            if column.data_type.nesting() > MAX_NESTING {
+                return Err(Error::invalid(format!(
+                    "the type of column \"{}\" is nested more than {MAX_NESTING} deep",
+                    column.name
+                )));
             }
             if !seen.insert(column.name.as_str()) {
                 return Err(Error::invalid(format!(
@@ -242,6 +297,28 @@ impl Schema {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// `nesting` lists around a number.
+    fn nested(nesting: usize) -> Column {
+        (0..nesting).fold(Column::nullable("v", DataType::Int8), |item, _| {
+            Column::nullable("v", DataType::List(Box::new(item)))
+        })
+    }
+
+    #[test]
+    fn types_are_nested_no_deeper_than_can_be_read_back() {
+        let key = || vec![Column::required("k", DataType::Int32)];
+        let schema = Schema::new(key(), vec![], vec![nested(MAX_NESTING)]).unwrap();
+        let json = serde_json::to_string(&schema).unwrap();
+        assert_eq!(serde_json::from_str::<Schema>(&json).unwrap(), schema);
+        let bytes = postcard::to_stdvec(&schema).unwrap();
+        assert_eq!(postcard::from_bytes::<Schema>(&bytes).unwrap(), schema);
+
+        let error = Schema::new(key(), vec![], vec![nested(MAX_NESTING + 1)]).unwrap_err();
+        assert!(error.to_string().contains("\"v\" is nested"), "{error}");
+        let deep = postcard::to_stdvec(&nested(2000)).unwrap();
+        assert!(postcard::from_bytes::<Column>(&deep).is_err());
+    }
 
     #[test]
     fn key_columns_are_checked() {

@@ -5,7 +5,7 @@
 //! | [`transaction`] | the records: every way a table can change |
 //! | [`table_state`] | the state, and how to ask it |
 //! | [`apply`](mod@apply) | what each record does to the state, and when it is refused |
-//! | [`invariants`] | what holds in every state, checked the slow way |
+//! | [`invariants`] | what always holds, and how it is checked |
 //! | [`log`] | entries as stored: encoding, hash chain, reading the tail |
 //! | [`proposal`] | what an append would do, before it is written |
 //! | [`store`] | load, check, append, retry: group commit |

@@ -4,6 +4,8 @@
 
 #[path = "core/faulty_items.rs"]
 mod faulty_items;
+#[path = "core/invariants.rs"]
+mod invariants;
 #[path = "core/ports.rs"]
 mod ports;
 #[path = "core/samples.rs"]

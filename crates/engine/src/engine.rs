@@ -6,7 +6,9 @@ use async_trait::async_trait;
 use dormouse_core::{
     Error, Result,
     file::DataFile,
-    ports::{ExportSpec, ExportedFile, Ids, IngestSpec, InputObject, Progress, RowEngine},
+    ports::{
+        ExportSpec, ExportedFile, FileFault, Ids, IngestSpec, InputObject, Progress, RowEngine, VerifySpec,
+    },
     schema::Schema,
 };
 use tokio::{
@@ -22,6 +24,7 @@ use crate::{
     object_reader::{Origin, RemoteObject},
     options::EngineOptions,
     spill::{SpillDirectory, remove_abandoned},
+    verify::Verify,
 };
 
 /// Sorts, merges and writes rows as Parquet files.
@@ -152,6 +155,17 @@ impl RowEngine for ParquetRowEngine {
                 progress,
                 threads,
                 spill,
+                runtime,
+                cancel,
+            }
+            .run()
+        })
+        .await
+    }
+    async fn verify(&self, spec: VerifySpec) -> Result<Vec<FileFault>> {
+        off_runtime(move |runtime, cancel| {
+            Verify {
+                spec,
                 runtime,
                 cancel,
             }

@@ -203,17 +203,22 @@ impl Export {
     }
 
     fn check_checksum(&self, object: &RemoteObject, expected: Checksum) -> Result<()> {
-        let mut crc = Digest::new(CrcAlgorithm::Crc64Nvme);
-        object.scan(|bytes| {
-            crc.update(bytes);
-            self.cancel.check()
-        })?;
-        let found = Checksum(crc.finalize());
+        let found = checksum_of(object, &self.cancel)?;
         if found != expected {
             return Err(object.damaged(format!("its checksum is {found}, not {expected}")));
         }
         Ok(())
     }
+}
+
+/// The checksum of a whole object.
+pub(crate) fn checksum_of(object: &RemoteObject, cancel: &Cancel) -> Result<Checksum> {
+    let mut crc = Digest::new(CrcAlgorithm::Crc64Nvme);
+    object.scan(|bytes| {
+        crc.update(bytes);
+        cancel.check()
+    })?;
+    Ok(Checksum(crc.finalize()))
 }
 
 type Proof = (Rc<RefCell<Seen>>, Arc<RemoteObject>, Option<(u64, RowDigest)>);

@@ -1,8 +1,7 @@
 //! Reads and checks the footer of a Parquet file before anything trusts it.
 //!
-//! A footer is a Thrift structure in the compact protocol
-//! (<https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md>), written by anybody. It
-//! is walked once to see that its lists are as long as they say, since decoders reserve memory by those numbers;
+//! A footer is a Thrift structure, written by anybody. It is walked once to see that its lists are as long as they
+//! say, since decoders reserve memory by those numbers, and that the schema in it is not deeper than their stack;
 //! then every offset, size and count is compared with the object.
 
 use std::sync::Arc;
@@ -12,10 +11,16 @@ use parquet::file::metadata::{
     ColumnChunkMetaData, FooterTail, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader,
 };
 
-use crate::object_reader::RemoteObject;
+use crate::{
+    object_reader::RemoteObject,
+    thrift::{self, BINARY, I32, I64, Kinds, LIST, STRUCT},
+};
 
 const TAIL_BYTES: u64 = 64 << 10;
 const FOOTER_BYTES: u64 = 8;
+
+/// How deep a Parquet schema may be: a list takes three levels, and decoders call themselves for each.
+const MAX_SCHEMA_DEPTH: usize = 128;
 
 /// The metadata of `object`, checked. The page index comes along where it is asked for and present.
 pub(crate) fn read_footer(object: &RemoteObject, page_index: bool) -> Result<Arc<ParquetMetaData>> {
@@ -46,10 +51,14 @@ pub(crate) fn read_footer(object: &RemoteObject, page_index: bool) -> Result<Arc
     } else {
         object.fetch(start..object.bytes - FOOTER_BYTES)?
     };
-    walk_struct(&mut &encoded[..], 0).map_err(|reason| object.damaged(reason))?;
+    thrift::check_struct(&encoded)
+        .and_then(|()| check_schema_depth(&encoded))
+        .map_err(|reason| object.damaged(format!("its footer {reason}")))?;
     let mut metadata =
         ParquetMetaDataReader::decode_metadata(&encoded).map_err(|error| object.damaged(error))?;
-    check(&metadata, start).map_err(|reason| object.damaged(reason))?;
+    check(&metadata, start)
+        .and_then(|()| check_counts(&metadata, object))
+        .map_err(|reason| object.damaged(reason))?;
     if page_index {
         metadata = read_page_index(object, metadata)?;
     }
@@ -107,6 +116,24 @@ fn check(metadata: &ParquetMetaData, data_end: u64) -> Result<(), String> {
     Ok(())
 }
 
+/// Checks that nobody's input makes more rows, or items of lists, of a byte than any data does: a run of a few bytes
+/// can stand for billions.
+fn check_counts(metadata: &ParquetMetaData, object: &RemoteObject) -> Result<(), String> {
+    let most = object.most_values();
+    let groups = metadata.row_groups().iter();
+    let values = groups.flat_map(|group| group.columns().iter().map(ColumnChunkMetaData::num_values));
+    let most_of_a_column = values.max().unwrap_or(0);
+    let rows = metadata.file_metadata().num_rows();
+    if rows.max(most_of_a_column) > most {
+        return Err(format!(
+            "it claims {rows} rows and up to {most_of_a_column} values of a column in a row group; \
+             with {} bytes it may have {most}",
+            object.bytes
+        ));
+    }
+    Ok(())
+}
+
 fn check_column(column: &ColumnChunkMetaData, rows: i64, data_end: u64) -> Result<(), String> {
     if column.file_path().is_some_and(|path| !path.is_empty()) {
         return Err("is in another file".to_owned());
@@ -134,114 +161,90 @@ fn check_column(column: &ColumnChunkMetaData, rows: i64, data_end: u64) -> Resul
     Ok(())
 }
 
-const MAX_DEPTH: usize = 24;
+const FOOTER: &Kinds = &[(1, I32), (SCHEMA, LIST), (3, I64), (4, LIST)];
+const SCHEMA: i16 = 2;
 
-fn take_byte(input: &mut &[u8]) -> Result<u8, String> {
-    let (first, rest) = input.split_first().ok_or("its footer is cut short")?;
-    *input = rest;
-    Ok(*first)
-}
+const SCHEMA_ELEMENT: &Kinds = &[
+    (1, I32),
+    (2, I32),
+    (3, I32),
+    (4, BINARY),
+    (CHILDREN, I32),
+    (6, I32),
+    (7, I32),
+    (8, I32),
+    (9, I32),
+    (10, STRUCT),
+];
+const CHILDREN: i16 = 5;
 
-fn take_varint(input: &mut &[u8]) -> Result<u64, String> {
-    let mut value = 0_u64;
-    for shift in (0..64).step_by(7) {
-        let byte = take_byte(input)?;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Ok(value);
+/// Checks how deep the schema is: a list of elements in preorder, each with the number of its children.
+fn check_schema_depth(footer: &[u8]) -> Result<(), String> {
+    // How many children are still to come of each element on the way down.
+    let mut pending: Vec<i32> = Vec::new();
+    thrift::for_each_field_of(&mut &footer[..], FOOTER, |id, kind, input| {
+        if id != SCHEMA {
+            return thrift::skip(input, kind);
         }
-    }
-    Err("its footer holds a number that is too long".to_owned())
-}
-
-fn skip_bytes(input: &mut &[u8], count: u64) -> Result<(), String> {
-    let count = usize::try_from(count).ok().filter(|count| *count <= input.len());
-    *input = &input[count.ok_or("its footer is cut short")?..];
-    Ok(())
-}
-
-fn walk_struct(input: &mut &[u8], depth: usize) -> Result<(), String> {
-    loop {
-        let header = take_byte(input)?;
-        if header == 0 {
-            return Ok(());
+        let (count, kind) = thrift::take_list(input)?;
+        if kind != STRUCT {
+            return Err("has no schema".to_owned());
         }
-        if header >> 4 == 0 {
-            take_varint(input)?;
-        }
-        match header & 0x0f {
-            1 | 2 => {}
-            kind => walk_value(input, kind, depth)?,
-        }
-    }
-}
-
-fn walk_value(input: &mut &[u8], kind: u8, depth: usize) -> Result<(), String> {
-    if depth > MAX_DEPTH {
-        return Err("its footer is nested too deeply".to_owned());
-    }
-    match kind {
-        1..=3 => skip_bytes(input, 1),
-        4..=6 => take_varint(input).map(drop),
-        7 => skip_bytes(input, 8),
-        8 => {
-            let length = take_varint(input)?;
-            skip_bytes(input, length)
-        }
-        9 | 10 => {
-            let header = take_byte(input)?;
-            let count = match header >> 4 {
-                15 => take_varint(input)?,
-                short => u64::from(short),
-            };
-            if count > input.len() as u64 {
-                return Err(format!("its footer claims a list of {count} entries"));
+        for _ in 0..count {
+            let mut children = 0;
+            thrift::for_each_field_of(input, SCHEMA_ELEMENT, |id, kind, input| {
+                if id == CHILDREN {
+                    children = thrift::take_i32(input)?;
+                    return Ok(());
+                }
+                thrift::skip(input, kind)
+            })?;
+            while pending.last() == Some(&0) {
+                pending.pop();
             }
-            (0..count).try_for_each(|_| walk_value(input, header & 0x0f, depth + 1))
-        }
-        11 => {
-            let count = take_varint(input)?;
-            if count == 0 {
-                return Ok(());
+            if let Some(left) = pending.last_mut() {
+                *left -= 1;
             }
-            if count > input.len() as u64 {
-                return Err(format!("its footer claims a map of {count} entries"));
+            if children > 0 {
+                pending.push(children);
             }
-            let kinds = take_byte(input)?;
-            (0..count).try_for_each(|_| {
-                walk_value(input, kinds >> 4, depth + 1)?;
-                walk_value(input, kinds & 0x0f, depth + 1)
-            })
+            if pending.len() > MAX_SCHEMA_DEPTH {
+                return Err(format!("has a schema more than {MAX_SCHEMA_DEPTH} deep"));
+            }
         }
-        12 => walk_struct(input, depth + 1),
-        other => Err(format!("its footer holds a value of unknown kind {other}")),
-    }
+        Ok(())
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_list_longer_than_the_footer_is_refused() {
-        // Field 4, a list of structs with a count of 2^28.
-        let footer = [0x49, 0xfc, 0x80, 0x80, 0x80, 0x80, 0x01, 0x00];
-        let error = walk_struct(&mut &footer[..], 0).unwrap_err();
-        assert!(error.contains("268435456 entries"), "{error}");
+    /// A footer whose schema is these numbers of children.
+    fn schema(children: &[u8]) -> Vec<u8> {
+        let mut footer = vec![
+            0x15,
+            2,
+            0x19,
+            0xfc,
+            children.len() as u8 | 0x80,
+            (children.len() >> 7) as u8,
+        ];
+        for children in children {
+            footer.extend([0x48, 1, b'a', 0x15, children * 2, 0]);
+        }
+        footer.push(0);
+        footer
     }
 
     #[test]
-    fn nesting_without_end_is_refused() {
-        let footer = [0x1c; 1000];
-        assert!(walk_struct(&mut &footer[..], 0).unwrap_err().contains("deeply"));
-    }
-
-    #[test]
-    fn a_footer_that_stops_early_is_refused() {
-        assert!(
-            walk_struct(&mut &[0x15][..], 0)
-                .unwrap_err()
-                .contains("cut short")
-        );
+    fn schemas_are_as_deep_as_elements_are_below_one_another() {
+        let chain = [1; MAX_SCHEMA_DEPTH + 1];
+        assert_eq!(check_schema_depth(&schema(&chain[1..])), Ok(()));
+        let error = check_schema_depth(&schema(&chain)).unwrap_err();
+        assert!(error.contains("128 deep"), "{error}");
+        // Many groups side by side are not deep.
+        let wide: Vec<u8> = std::iter::once(60).chain((0..60).flat_map(|_| [1, 0])).collect();
+        assert_eq!(check_schema_depth(&schema(&wide)), Ok(()));
     }
 }

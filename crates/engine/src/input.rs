@@ -9,9 +9,10 @@ use arrow::{
 };
 use dormouse_core::{Error, Result, schema::Schema};
 use parquet::{
-    arrow::arrow_reader::{
-        ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
-        RowSelection,
+    arrow::{
+        FieldLevels, ProjectionMask,
+        arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, RowSelection},
+        parquet_to_arrow_field_levels,
     },
     file::metadata::{ParquetMetaData, RowGroupMetaData},
 };
@@ -22,6 +23,7 @@ use crate::{
     columns::{Misfit, conform},
     footer::read_footer,
     object_reader::{Origin, RemoteObject, RowGroupBytes},
+    pages::CheckedRowGroup,
     table::TableSchema,
 };
 
@@ -35,6 +37,7 @@ const BATCH_ROWS: u64 = 16 << 10;
 pub(crate) struct Input {
     object: Arc<RemoteObject>,
     metadata: ArrowReaderMetadata,
+    levels: FieldLevels,
     /// For each table column its position in the file.
     columns: Vec<usize>,
     /// The number of the first row of each row group.
@@ -83,6 +86,12 @@ impl Input {
                 ArrowReaderMetadata::try_new(footer.clone(), options).map_err(damaged)?
             }
         };
+        let levels = parquet_to_arrow_field_levels(
+            footer.file_metadata().schema_descr(),
+            ProjectionMask::all(),
+            Some(metadata.schema().fields()),
+        )
+        .map_err(damaged)?;
         let first_rows = footer
             .row_groups()
             .iter()
@@ -95,6 +104,7 @@ impl Input {
         Ok(Self {
             object,
             metadata,
+            levels,
             columns,
             first_rows,
         })
@@ -130,25 +140,27 @@ impl Input {
         table: &TableSchema,
     ) -> Result<RowGroupReader> {
         let group = self.footer().row_group(row_group);
-        let bytes = RowGroupBytes::new(self.object.clone(), group);
+        let bytes = RowGroupBytes::new(self.object.clone(), group, self.footer().offset_index().is_some());
         let expected = match &selection {
             Some(selection) => selection.row_count() as u64,
             None => row_count(group),
         };
-        let mut builder =
-            ParquetRecordBatchReaderBuilder::new_with_metadata(bytes.clone(), self.metadata.clone())
-                .with_row_groups(vec![row_group])
-                .with_batch_size(batch_rows(group));
-        if let Some(selection) = selection {
-            builder = builder.with_row_selection(selection);
-        }
+        let pages = CheckedRowGroup {
+            bytes: bytes.clone(),
+            metadata: self.metadata.metadata().clone(),
+            row_group,
+        };
         let object = self.object.clone();
         let reader = contain(
             |panic| object.damaged(format!("the decoder gave up: {panic}")),
             || {
-                builder
-                    .build()
-                    .map_err(|error| bytes.take_failure().unwrap_or_else(|| object.damaged(error)))
+                ParquetRecordBatchReader::try_new_with_row_groups(
+                    &self.levels,
+                    &pages,
+                    batch_rows(group),
+                    selection,
+                )
+                .map_err(|error| bytes.take_failure().unwrap_or_else(|| object.damaged(error)))
             },
         )?;
         Ok(RowGroupReader {

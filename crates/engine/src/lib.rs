@@ -8,9 +8,9 @@
 //! |---|---|
 //! | [`options`] | memory, threads and the spill directory |
 //! | `engine` | the port |
-//! | `ingest`, `export` | the two calls, step by step |
+//! | `ingest`, `export`, `verify` | the calls, step by step |
 //! | [`arrow_schema`], `table`, `columns` | core types and Arrow's; arrays brought into one form |
-//! | `input`, `footer`, `object_reader`, `pruning` | untrusted Parquet, read in bounded windows, without what no bound needs |
+//! | `input`, `footer`, `page_header`, `pages`, `thrift`, `object_reader`, `pruning` | untrusted Parquet, read in bounded windows, without what no bound needs |
 //! | `sort_key`, `cut`, `sort`, `merge` | the order of rows |
 //! | `buffers`, `spill` | rows in memory and on disk until they are written |
 //! | `digest` | the row digest, frozen |
@@ -44,12 +44,16 @@ mod input;
 mod merge;
 mod object_reader;
 mod object_writer;
+mod page_header;
+mod pages;
 mod pruning;
 mod sort;
 mod sort_key;
 mod spill;
 mod table;
 mod threads;
+mod thrift;
+mod verify;
 mod writer;
 
 pub use engine::ParquetRowEngine;

@@ -13,7 +13,7 @@ use std::{
 use bytes::{Buf, Bytes};
 use dormouse_core::{Error, ErrorKind, Result};
 use futures::StreamExt;
-use object_store::{GetOptions, GetRange, ObjectStore, path::Path};
+use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, path::Path};
 use parquet::{
     errors::ParquetError,
     file::{
@@ -23,10 +23,17 @@ use parquet::{
 };
 use tokio::runtime::Handle;
 
+use crate::page_header;
+
 /// A row group of at most so many bytes is fetched with one request.
 const WHOLE_ROW_GROUP_BYTES: u64 = 6 << 20;
 /// The windows of a row group's columns together hold about so many bytes.
 const ROW_GROUP_WINDOW_BYTES: u64 = 32 << 20;
+
+/// An input may have so many values in a column, however small it is.
+const INPUT_VALUES: i64 = 1 << 20;
+/// And beyond that so many for each byte of its own.
+const INPUT_VALUE_RATIO: i64 = 4096;
 
 /// Whose object it is, which decides what its damage means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +65,17 @@ impl RemoteObject {
         }
     }
 
+    /// How many values the object may have in a column.
+    pub(crate) fn most_values(&self) -> i64 {
+        match self.origin {
+            Origin::Input => i64::try_from(self.bytes)
+                .unwrap_or(i64::MAX)
+                .saturating_mul(INPUT_VALUE_RATIO)
+                .max(INPUT_VALUES),
+            Origin::Table => i64::MAX,
+        }
+    }
+
     /// The error for an object that is not the one that was named.
     fn changed(&self) -> Error {
         match self.origin {
@@ -86,15 +104,21 @@ impl RemoteObject {
             if_match: self.e_tag.clone(),
             ..GetOptions::default()
         };
-        let answer = self
-            .store
-            .get_opts(&self.path, options)
-            .await
-            .map_err(|error| self.failed(error))?;
-        if answer.meta.size != self.bytes {
-            return Err(self.changed());
+        match self.store.get_opts(&self.path, options).await {
+            Ok(answer) if answer.meta.size == self.bytes => Ok(answer),
+            Ok(_) => Err(self.changed()),
+            Err(error) => {
+                let error = self.failed(error);
+                // A range that begins beyond the end is refused in each store's own words.
+                let is_short = error.kind() == ErrorKind::Unavailable
+                    && self
+                        .store
+                        .head(&self.path)
+                        .await
+                        .is_ok_and(|meta| meta.size != self.bytes);
+                Err(if is_short { self.changed() } else { error })
+            }
         }
-        Ok(answer)
     }
 
     /// The bytes of a range inside the object.
@@ -142,6 +166,8 @@ struct Inner {
     chunks: Vec<Range<u64>>,
     windows: Vec<Mutex<Window>>,
     window_bytes: u64,
+    /// Whether pages are asked for by the page index: header and all.
+    by_index: bool,
     failure: Mutex<Option<Error>>,
 }
 
@@ -159,8 +185,9 @@ impl Window {
 }
 
 impl RowGroupBytes {
-    /// A reader of `row_group`, whose ranges were checked to be inside the object.
-    pub(crate) fn new(object: Arc<RemoteObject>, row_group: &RowGroupMetaData) -> Self {
+    /// A reader of `row_group`, whose ranges were checked to be inside the object. `by_index` says that the
+    /// decoder knows the page index, and so asks for pages whole.
+    pub(crate) fn new(object: Arc<RemoteObject>, row_group: &RowGroupMetaData, by_index: bool) -> Self {
         let chunks: Vec<Range<u64>> = row_group
             .columns()
             .iter()
@@ -186,6 +213,7 @@ impl RowGroupBytes {
             chunks,
             windows,
             window_bytes,
+            by_index,
             failure: Mutex::default(),
         }))
     }
@@ -245,6 +273,14 @@ impl ChunkReader for RowGroupBytes {
     type T = WindowReader;
 
     fn get_read(&self, start: u64) -> Result<WindowReader, ParquetError> {
+        let most_values = self.0.object.most_values();
+        if page_header::check(&self.window(start, 0)?, most_values).is_err() {
+            // The window may end inside the header.
+            let left = self.0.chunks.iter().filter(|chunk| chunk.contains(&start));
+            let left = left.map(|chunk| chunk.end - start).max().unwrap_or(0);
+            let header = self.window(start, left.min(page_header::HEADER_BYTES))?;
+            page_header::check(&header, most_values).map_err(ParquetError::General)?;
+        }
         Ok(WindowReader {
             source: self.clone(),
             at: start,
@@ -256,7 +292,11 @@ impl ChunkReader for RowGroupBytes {
         if length == 0 {
             return Ok(Bytes::new());
         }
-        Ok(self.window(start, length as u64)?.slice(..length))
+        let bytes = self.window(start, length as u64)?.slice(..length);
+        if self.0.by_index {
+            page_header::check(&bytes, self.0.object.most_values()).map_err(ParquetError::General)?;
+        }
+        Ok(bytes)
     }
 }
 

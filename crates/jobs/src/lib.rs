@@ -9,6 +9,7 @@
 //! | [`commit`] | how a workflow commits, and queue `commit` |
 //! | [`garbage`], [`snapshots`], [`repair`] | what schedules do for each table |
 //! | [`schedule`] | the schedules themselves |
+//! | [`doctor`] | is everything that is stored of a table sound? |
 //! | `testing` | simulated instances, with feature `testing` |
 //!
 //! A message is a hint: every handler may run twice, late, out of order, or be dropped at any await, and reads
@@ -18,6 +19,7 @@
 #![warn(missing_docs)]
 
 pub mod commit;
+pub mod doctor;
 pub mod export;
 pub mod garbage;
 pub mod ingest;

@@ -216,7 +216,10 @@ pub async fn lost_jobs(services: &Services) -> Result<u64> {
     let mut ended = 0;
     let mut cursor = None;
     loop {
-        let page = services.tracker.list_after(&filter, cursor.as_ref(), PAGE).await?;
+        let page = services
+            .tracker
+            .list_after(&filter, cursor.as_ref(), PAGE)
+            .await?;
         for report in page.jobs {
             if !report.status.is_final() && now.since(report.updated) >= lost {
                 end_lost(services, &report, lost).await?;

@@ -7,6 +7,8 @@
 mod commits;
 #[path = "jobs/crash_points.rs"]
 mod crash_points;
+#[path = "jobs/doctor.rs"]
+mod doctor;
 #[path = "jobs/export.rs"]
 mod export;
 #[path = "jobs/faults.rs"]

@@ -250,12 +250,17 @@ impl ExportPlan {
             export_id: self.export_id.clone(),
             transaction: self.transaction,
             as_of: self.at.to_string(),
-            rows: files.iter().map(|file| file.rows).sum(),
-            bytes: files.iter().map(|file| file.bytes).sum(),
+            rows: total(files.iter().map(|file| file.rows)),
+            bytes: total(files.iter().map(|file| file.bytes)),
             schema: self.schema.clone(),
             files,
         })
     }
+}
+
+/// The sum, saturating.
+fn total(counts: impl Iterator<Item = u64>) -> u64 {
+    counts.fold(0, u64::saturating_add)
 }
 
 /// What a complete export consists of: `_manifest.json`.

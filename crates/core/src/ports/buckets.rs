@@ -65,7 +65,11 @@ pub async fn create_object(store: &dyn ObjectStore, path: &Path, body: Bytes) ->
         }
         Err(error) => return Err(error.into()),
     };
-    if stored == body { Ok(()) } else { Err(refused.into()) }
+    if stored == body {
+        Ok(())
+    } else {
+        Err(refused.into())
+    }
 }
 
 /// Uploads that were begun and neither completed nor aborted: invisible, but they take space.

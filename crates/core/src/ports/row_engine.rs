@@ -13,7 +13,7 @@ use object_store::{ObjectStore, path::Path};
 
 use crate::{
     error::Result,
-    file::{Checksum, DataFile, RowDigest},
+    file::{Checksum, DataFile, FilePart, RowDigest},
     ids::TableId,
     key::KeyRange,
     partition::Leaf,
@@ -43,6 +43,13 @@ pub trait RowEngine: Debug + Send + Sync {
     /// # Errors
     /// `Corrupt` when an input's bytes, rows or digest are not what the state says.
     async fn export(&self, spec: ExportSpec, progress: Arc<Progress>) -> Result<ExportedFile>;
+
+    /// Reads a whole file, and answers with everything about it that is not what the caller says: bytes,
+    /// rows, digests, order and key ranges. Nothing when it is sound.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no object; `Unavailable` when the store does not answer. Damage is no error.
+    async fn verify(&self, spec: VerifySpec) -> Result<Vec<FileFault>>;
 }
 
 /// What to ingest.
@@ -106,6 +113,65 @@ pub struct ExportInput {
     /// How many of its rows are in the leaf and their digest, where the state knows exactly. Where it does not,
     /// the whole object is checked against `checksum`.
     pub exact: Option<(u64, RowDigest)>,
+}
+
+/// A sorted file to verify: a table's, or an export's.
+#[derive(Clone, Debug)]
+pub struct VerifySpec {
+    /// The table's columns.
+    pub schema: Arc<Schema>,
+    /// The store that holds it.
+    pub store: Arc<dyn ObjectStore>,
+    /// Its path in the store.
+    pub path: Path,
+    /// The object's size.
+    pub bytes: u64,
+    /// CRC-64/NVME of the object.
+    pub checksum: Checksum,
+    /// All its rows, cut in parts in key order.
+    pub parts: Vec<FilePart>,
+}
+
+impl VerifySpec {
+    /// How many rows the file has, and their digest.
+    pub fn rows(&self) -> (u64, RowDigest) {
+        let rows = self
+            .parts
+            .iter()
+            .map(|part| part.rows)
+            .fold(0, u64::saturating_add);
+        (rows, self.parts.iter().map(|part| part.digest).sum())
+    }
+}
+
+/// Something about a file that is not what it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileFault {
+    /// What it is about.
+    pub kind: FaultKind,
+    /// What was found, for people.
+    pub found: String,
+}
+
+/// What a fault of a file is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FaultKind {
+    /// The object's bytes are others, or cannot be read as rows.
+    Bytes,
+    /// Other rows are in the file, or in one of its parts.
+    Rows,
+    /// Rows are not in key order, or not between the keys that they should be.
+    Order,
+}
+
+impl FileFault {
+    /// A fault.
+    pub fn new(kind: FaultKind, found: impl Into<String>) -> Self {
+        Self {
+            kind,
+            found: found.into(),
+        }
+    }
 }
 
 /// A finished export of one leaf.

@@ -13,12 +13,13 @@ use uuid::Uuid;
 
 use super::{
     apply::Outcome,
+    invariants::LogHead,
     table_state::{EntryHash, TableState},
     transaction::Commit,
 };
 use crate::{
     collections::Collection,
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
     ids::{TableId, TransactionNumber},
     ports::{Condition, Item, ItemKey, ItemStore, Order, Range, Write, create_object},
     time::Timestamp,
@@ -59,6 +60,11 @@ impl Entry {
             previous: state.hash(),
             commits,
         }
+    }
+
+    /// Whose log it is an entry of.
+    pub fn table(&self) -> &TableId {
+        &self.table
     }
 
     /// The stored form and its hash.
@@ -188,20 +194,19 @@ pub(super) fn floor_is(table: &TableId, floor: TransactionNumber) -> Write {
     }
 }
 
-/// The newest entry of a log, as its head tells.
-pub(super) struct Head {
-    pub(super) number: TransactionNumber,
-    pub(super) hash: EntryHash,
-}
-
 /// The head of the log of `table`; none before its first entry.
-pub(super) async fn head(items: &dyn ItemStore, table: &TableId) -> Result<Option<Head>> {
+pub(super) async fn head(items: &dyn ItemStore, table: &TableId) -> Result<Option<LogHead>> {
     let Some(item) = items.get(&head_key(table)).await? else {
         return Ok(None);
     };
-    Ok(Some(Head {
-        number: TransactionNumber(u64::try_from(item.number("number")?).unwrap_or_default()),
+    let number = |name| {
+        item.number(name)
+            .map(|number| TransactionNumber(u64::try_from(number).unwrap_or_default()))
+    };
+    Ok(Some(LogHead {
+        number: number("number")?,
         hash: item_hash(&item)?,
+        floor: number("floor")?,
     }))
 }
 
@@ -314,6 +319,49 @@ pub(super) async fn number_at(
         }
     }
     Ok((from > first.0).then(|| TransactionNumber(from - 1)))
+}
+
+/// An entry as it is stored.
+#[derive(Debug)]
+pub struct StoredEntry {
+    /// The number that it is stored under.
+    pub number: TransactionNumber,
+    /// The hash that is stored with it.
+    pub hash: Option<EntryHash>,
+    /// The entry and its hash, or what is wrong with it.
+    pub entry: Result<(Entry, EntryHash)>,
+}
+
+/// Up to `limit` entries after `after`, in order, whatever state they are in.
+pub(super) async fn stored_entries(
+    items: &dyn ItemStore,
+    objects: &dyn ObjectStore,
+    table: &TableId,
+    after: TransactionNumber,
+    limit: usize,
+) -> Result<Vec<StoredEntry>> {
+    let page = items
+        .query(
+            Collection::Transactions,
+            table.as_str(),
+            Range::after(after.0),
+            limit,
+            Order::Ascending,
+        )
+        .await?;
+    let mut entries = Vec::with_capacity(page.len());
+    for item in &page {
+        let entry = match read_entry(objects, item).await {
+            Err(error) if error.kind() == ErrorKind::Unavailable => return Err(error),
+            entry => entry,
+        };
+        entries.push(StoredEntry {
+            number: number_of(item)?,
+            hash: item_hash(item).ok(),
+            entry,
+        });
+    }
+    Ok(entries)
 }
 
 fn number_of(item: &Item) -> Result<TransactionNumber> {

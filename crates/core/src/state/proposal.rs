@@ -1,16 +1,21 @@
 //! What an append would do, decided before anything is written.
 
-use std::borrow::Borrow;
+use std::{borrow::Borrow, collections::BTreeMap};
 
 use bytes::Bytes;
 
 use super::{
-    apply::Outcome,
+    apply::{Outcome, Refusal},
+    invariants::{Violation, change},
     log::Entry,
     table_state::{EntryHash, TableState},
     transaction::Commit,
 };
-use crate::{error::Result, ids::TableId, time::Timestamp};
+use crate::{
+    error::{ErrorKind, Result},
+    ids::TableId,
+    time::Timestamp,
+};
 
 /// What becomes of commits that meet a state.
 #[derive(Clone, Debug)]
@@ -35,7 +40,8 @@ pub struct Append {
 }
 
 impl Proposal {
-    /// Checks `commits`, in order, against `state`.
+    /// Checks `commits`, in order, against `state`. A commit whose effect would break an invariant is a fault of the
+    /// program: it is refused, and nothing of it is left.
     ///
     /// # Errors
     /// `Internal` when the entry cannot be encoded.
@@ -45,17 +51,7 @@ impl Proposal {
         now: Timestamp,
         commits: &[C],
     ) -> Result<Self> {
-        let mut next = state.clone();
-        next.begin(state.transaction().next(), now);
-        let mut outcomes = Vec::with_capacity(commits.len());
-        let mut effective = Vec::new();
-        for commit in commits.iter().map(Borrow::borrow) {
-            let (outcome, changed) = next.apply_commit(commit);
-            outcomes.push(outcome);
-            if changed {
-                effective.push(commit.clone());
-            }
-        }
+        let (mut next, mut outcomes, effective) = applied(state, now, commits);
         if effective.is_empty() {
             // No entry is written, so what was so already is so as of the newest one.
             for outcome in &mut outcomes {
@@ -81,5 +77,41 @@ impl Proposal {
             outcomes,
             append: Some(append),
         })
+    }
+}
+
+/// What the commits make of `state`, each one's outcome, and those that change something.
+fn applied<C: Borrow<Commit>>(
+    state: &TableState,
+    now: Timestamp,
+    commits: &[C],
+) -> (TableState, Vec<Outcome>, Vec<Commit>) {
+    let mut barred: BTreeMap<usize, Violation> = BTreeMap::new();
+    'again: loop {
+        let mut next = state.clone();
+        next.begin(state.transaction().next(), now);
+        let mut outcomes = Vec::with_capacity(commits.len());
+        let mut effective = Vec::new();
+        for (i, commit) in commits.iter().map(Borrow::borrow).enumerate() {
+            if let Some(violation) = barred.get(&i) {
+                outcomes.push(Outcome::Refused(Refusal {
+                    kind: ErrorKind::Internal,
+                    reason: format!("the commit would break an invariant: {violation}"),
+                }));
+                continue;
+            }
+            let before = change::Before::of(&next, commit);
+            let (outcome, changed) = next.apply_commit(commit);
+            if let Err(violation) = before.check(&next, commit, (&outcome, changed)) {
+                tracing::error!(commit = %commit.id, %violation, "commit not appended");
+                barred.insert(i, violation);
+                continue 'again;
+            }
+            outcomes.push(outcome);
+            if changed {
+                effective.push(commit.clone());
+            }
+        }
+        return (next, outcomes, effective);
     }
 }

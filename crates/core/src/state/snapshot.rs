@@ -63,6 +63,40 @@ enum Frame {
     },
 }
 
+impl Frame {
+    /// How many entries of the state's maps it holds, where a leaf counts once more.
+    fn rows(&self) -> usize {
+        match self {
+            Self::Header(_) | Self::End { .. } => 0,
+            Self::Partitions(rows) => rows.len() + rows.iter().filter(|row| row.is_leaf()).count(),
+            Self::Files(rows) => rows.len(),
+            Self::References(_, rows) => rows.len(),
+            Self::Leases(rows) => rows.len(),
+            Self::Garbage(rows) => rows.len(),
+            Self::Tombstones(rows) => rows.len(),
+            Self::Ledger(rows) => rows.len(),
+            Self::Pins(rows) => rows.len(),
+            Self::Clearings(rows) => rows.len(),
+            Self::Recent(rows) => rows.len(),
+        }
+    }
+}
+
+/// How many entries the maps of `state` have, counted as [`Frame::rows`] does.
+fn rows_of(state: &TableState) -> usize {
+    state.partitions.len()
+        + state.leaves.len()
+        + state.files.len()
+        + state.references.values().map(OrdMap::len).sum::<usize>()
+        + state.leases.len()
+        + state.garbage.len()
+        + state.tombstones.len()
+        + state.ledger.len()
+        + state.pins.len()
+        + state.clearings.len()
+        + state.recent.len()
+}
+
 #[derive(Serialize, Deserialize)]
 struct Header {
     table: TableId,
@@ -197,6 +231,7 @@ pub fn decode(table: &TableId, bytes: &[u8]) -> Result<TableState> {
     let mut state = TableState::default();
     let mut files: Vec<Arc<DataFile>> = Vec::new();
     let mut frames = 0;
+    let mut rows_read = 0;
     let mut buffer = Vec::new();
     loop {
         let mut length = [0; 4];
@@ -220,6 +255,7 @@ pub fn decode(table: &TableId, bytes: &[u8]) -> Result<TableState> {
         if (frames == 0) != matches!(frame, Frame::Header(_)) {
             return Err(damaged("its header is not where it begins"));
         }
+        rows_read += frame.rows();
         match frame {
             Frame::Header(header) => {
                 if header.table != *table {
@@ -258,6 +294,9 @@ pub fn decode(table: &TableId, bytes: &[u8]) -> Result<TableState> {
                 }
             }
             Frame::References(leaf, rows) => {
+                if rows.is_empty() {
+                    return Err(damaged("a leaf has an entry without references"));
+                }
                 let at_leaf = state.references.entry(leaf).or_insert_with(OrdMap::new);
                 for (place, extent) in rows {
                     let file = files
@@ -300,7 +339,12 @@ pub fn decode(table: &TableId, bytes: &[u8]) -> Result<TableState> {
                 state.recent_order.extend(rows.iter().map(|(id, _)| id.clone()));
                 state.recent.extend(rows);
             }
-            Frame::End { frames: expected } if expected == frames => return Ok(state),
+            Frame::End { frames: expected } if expected == frames => {
+                if rows_read != rows_of(&state) {
+                    return Err(damaged("something is in it twice"));
+                }
+                return Ok(state);
+            }
             Frame::End { .. } => return Err(damaged("frames are missing")),
         }
         frames += 1;

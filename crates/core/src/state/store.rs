@@ -12,8 +12,9 @@ use tokio::sync::oneshot::{self, error::TryRecvError};
 
 use super::{
     apply::{Outcome, Refusal},
+    invariants::LogHead,
     log,
-    log::Entry,
+    log::{Entry, StoredEntry},
     proposal::Proposal,
     snapshot,
     snapshot::SnapshotEntry,
@@ -606,6 +607,35 @@ impl StateStore {
     /// Errors of the item store.
     pub async fn snapshots(&self, table: &TableId) -> Result<Vec<SnapshotEntry>> {
         snapshot::list(&*self.items, table, Range::all(), usize::MAX >> 1).await
+    }
+
+    /// The state in a snapshot.
+    ///
+    /// # Errors
+    /// `Corrupt` when the object is not what was verified; `NotFound` when it is gone.
+    pub async fn snapshot_state(&self, table: &TableId, entry: &SnapshotEntry) -> Result<TableState> {
+        snapshot::load(&*self.objects, table, entry).await
+    }
+
+    /// The head of a log, as it is stored; none before its first entry.
+    ///
+    /// # Errors
+    /// `Corrupt` when it is damaged; errors of the item store.
+    pub async fn stored_head(&self, table: &TableId) -> Result<Option<LogHead>> {
+        log::head(&*self.items, table).await
+    }
+
+    /// Up to `limit` entries after `after`, as they are stored, in whatever state.
+    ///
+    /// # Errors
+    /// `Unavailable` when a store does not answer.
+    pub async fn stored_entries(
+        &self,
+        table: &TableId,
+        after: TransactionNumber,
+        limit: usize,
+    ) -> Result<Vec<StoredEntry>> {
+        log::stored_entries(&*self.items, &*self.objects, table, after, limit).await
     }
 
     /// The objects that the log and the snapshots of a table are in.

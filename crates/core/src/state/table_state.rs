@@ -214,7 +214,7 @@ pub struct Pin {
 
 impl Pin {
     /// Whether the lease still holds, by the log's time.
-    pub(super) fn is_live(&self, now: Timestamp) -> bool {
+    pub fn is_live(&self, now: Timestamp) -> bool {
         now < self.until.plus(CLOCK_SKEW_MARGIN)
     }
 }

@@ -692,6 +692,38 @@ mod tests {
     }
 
     #[test]
+    fn an_end_decides_over_an_attempt_that_was_left_open() {
+        let rejected = EventKind::Rejected {
+            reasons: vec!["no such path".into()],
+            message: "{}".into(),
+        };
+        let retrying = || EventKind::Retrying {
+            reasons: vec!["throttled".into()],
+        };
+        // The message was delivered twice: one run ended it, the other died.
+        let ended = [
+            event(1, "a", EventKind::Started),
+            event(2, "b", EventKind::Started),
+            event(1, "a", rejected.clone()),
+        ];
+        assert_eq!(report(&ended).status, JobStatus::Rejected);
+        // Sent again: its first attempt gives way, its second ends.
+        let later = |seconds: i64, event: Event| Event {
+            at: Timestamp::from_millis(seconds * 1000),
+            ..event
+        };
+        let again = [
+            event(1, "a", rejected.clone()),
+            later(5, event(1, "c", retrying())),
+            later(9, event(2, "d", EventKind::Started)),
+        ];
+        assert_eq!(report(&again).status, JobStatus::InProgress);
+        let mut again = again.to_vec();
+        again.push(later(9, event(2, "d", rejected)));
+        assert_eq!(report(&again).status, JobStatus::Rejected);
+    }
+
+    #[test]
     fn a_commit_outlives_a_later_failure() {
         let events = [
             event(

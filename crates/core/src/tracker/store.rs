@@ -418,16 +418,15 @@ impl Tracker {
         let now = self.clock.now();
         let oldest_kept = now.minus(self.retention.saturating_mul(2) + DAY);
         let oldest = filter.since.map_or(oldest_kept, |since| since.max(oldest_kept));
+        // A reporter's clock may be ahead of this one.
+        let newest = now.plus(DAY);
         let (mut at, mut range) = match cursor {
-            Some(cursor) => (cursor.at()?, Range::before(cursor.0.as_str())),
-            // A reporter's clock may be ahead of this one.
-            None => {
-                let newest = now.plus(DAY);
-                (
-                    filter.until.map_or(newest, |until| until.min(newest)),
-                    Range::all(),
-                )
-            }
+            // From a place in the far future it is a long way back, day by day.
+            Some(cursor) => (cursor.at()?.min(newest), Range::before(cursor.0.as_str())),
+            None => (
+                filter.until.map_or(newest, |until| until.min(newest)),
+                Range::all(),
+            ),
         };
         let mut jobs = Vec::new();
         loop {

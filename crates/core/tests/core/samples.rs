@@ -210,7 +210,7 @@ impl Fold {
         let outcome = self.state.apply(number, self.now, &commits).pop().unwrap();
         assert_eq!(
             invariants::check(&self.state),
-            Vec::<String>::new(),
+            Vec::<invariants::Violation>::new(),
             "after {commits:?}"
         );
         if matches!(outcome, Outcome::Refused(_)) {

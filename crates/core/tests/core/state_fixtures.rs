@@ -199,7 +199,7 @@ fn a_snapshot_is_read_as_it_was_first_stored() {
     });
     let decoded = snapshot::decode(&table(), &stored).unwrap();
     assert_eq!(decoded, state);
-    assert_eq!(invariants::check(&decoded), Vec::<String>::new());
+    assert_eq!(invariants::check(&decoded), Vec::<invariants::Violation>::new());
 }
 
 #[test]

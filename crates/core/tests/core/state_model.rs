@@ -1064,7 +1064,7 @@ proptest! {
             let time = Timestamp::from_millis(START.as_millis().saturating_add(millis));
             let one = commit(&format!("c{i}"), record);
             state.apply(state.transaction().next(), time, [&one]);
-            prop_assert_eq!(invariants::check(&state), Vec::<String>::new());
+            prop_assert_eq!(invariants::check(&state), Vec::<invariants::Violation>::new());
             let _ = (state.rows(), state.reference_count(), state.oldest_readable());
             for leaf in state.leaves() {
                 for reference in state.references(&leaf.id) {

@@ -139,7 +139,7 @@ async fn assert_each_once(world: &World, jobs: &BTreeSet<String>) {
         }
     }
     let state = world.process(9999).state(&table()).await.unwrap();
-    assert_eq!(invariants::check(&state), Vec::<String>::new());
+    assert_eq!(invariants::check(&state), Vec::<invariants::Violation>::new());
     let ledger: BTreeSet<_> = state.ledger().map(|(job, _)| job.to_string()).collect();
     assert_eq!(ledger, *jobs);
     assert_eq!(state.rows(), jobs.len() as u64);
@@ -570,6 +570,28 @@ async fn a_damaged_snapshot_gives_way_to_the_one_before_it() {
         .unwrap();
     let error = world.process(1).state(&table()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{}", error.report());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_snapshot_does_not_keep_the_log_from_being_cut() {
+    let (world, store) = World::with_table(11, &[]).await;
+    for name in ["first", "second", "third"] {
+        tick(&world, &store, name).await;
+        store.snapshot(&table(), 1).await.unwrap();
+    }
+    let snapshots = store.snapshots(&table()).await.unwrap();
+    let damaged = &snapshots[1];
+    world.objects.put(&damaged.path, vec![1].into()).await.unwrap();
+    let cut = store.truncate(&table(), world.clock.now()).await.unwrap();
+    assert!(cut > 0);
+    let floor = store.state(&table()).await.unwrap().floor();
+    assert_eq!(
+        floor,
+        snapshots[2].transaction.next(),
+        "behind the one that can be read"
+    );
+    let expected = store.state(&table()).await.unwrap();
+    assert_eq!(world.process(1).state(&table()).await.unwrap(), expected);
 }
 
 #[tokio::test(start_paused = true)]

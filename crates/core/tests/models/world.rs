@@ -109,7 +109,10 @@ struct Known {
 
 impl State {
     fn new(id: [u8; 32], state: TableState) -> Self {
-        let wrong = invariants::check(&state);
+        let wrong = invariants::check(&state)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         Self(Arc::new(Known { id, state, wrong }))
     }
 

@@ -129,3 +129,29 @@ async fn flipped_bits_of_data_files_are_corrupt_or_change_nothing() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_data_file_that_was_cut_anywhere_is_corrupt() {
+    let fixture = Fixture::text(&[]);
+    let input = fixture.put("in/x.parquet", sample()).await;
+    let files = fixture.ingest(vec![input]).await.unwrap();
+    let path = files[0].name.object_path(&TableId::new("table").unwrap());
+    let whole = fixture.bytes(&path).await;
+    for length in [0, 1, whole.len() / 2, whole.len() - 1] {
+        fixture
+            .store
+            .put(&path, whole.slice(..length).into())
+            .await
+            .unwrap();
+        for exact in [false, true] {
+            let export = fixture.export(0, vec![fixture.export_input(&files[0], exact)]);
+            let error = export.await.unwrap_err();
+            assert_eq!(
+                error.kind(),
+                ErrorKind::Corrupt,
+                "{length} bytes: {}",
+                error.report()
+            );
+        }
+    }
+}

@@ -10,3 +10,4 @@ mod ingest;
 mod inputs;
 mod properties;
 mod spilling;
+mod verify;

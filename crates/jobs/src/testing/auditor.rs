@@ -18,9 +18,7 @@ use futures::FutureExt;
 use object_store::{ObjectStore, ObjectStoreExt, path::Path};
 use parking_lot::Mutex;
 
-use super::{
-    stage::{Act, Fate, Stage},
-};
+use super::stage::{Act, Fate, Stage};
 
 /// A change of a table's rows.
 #[derive(Clone, Debug)]
@@ -129,20 +127,30 @@ impl Auditor {
     /// The state of a table.
     pub fn state(&self, table: &TableId) -> TableState {
         let audit = self.audit.lock();
-        audit.tables.get(table).map(|table| table.state.clone()).unwrap_or_default()
+        audit
+            .tables
+            .get(table)
+            .map(|table| table.state.clone())
+            .unwrap_or_default()
     }
 
     /// Where a job's rows came into tables.
     pub fn committed(&self, job: &JobId) -> Vec<TableId> {
         let audit = self.audit.lock();
-        let holds = audit.tables.iter().filter(|(_, table)| table.committed.contains_key(job));
+        let holds = audit
+            .tables
+            .iter()
+            .filter(|(_, table)| table.committed.contains_key(job));
         holds.map(|(id, _)| id.clone()).collect()
     }
 
     /// Which jobs a table has rows of, ever.
     pub fn jobs(&self, table: &TableId) -> Vec<JobId> {
         let audit = self.audit.lock();
-        let jobs = audit.tables.get(table).map(|table| table.committed.keys().cloned().collect());
+        let jobs = audit
+            .tables
+            .get(table)
+            .map(|table| table.committed.keys().cloned().collect());
         jobs.unwrap_or_default()
     }
 
@@ -150,11 +158,22 @@ impl Auditor {
     pub fn rows_at(&self, table: &TableId, at: TransactionNumber) -> Vec<Row> {
         let audit = self.audit.lock();
         let mut rows: Vec<Row> = Vec::new();
-        for (number, change) in audit.tables.get(table).map(|table| &*table.changes).unwrap_or_default() {
+        for (number, change) in audit
+            .tables
+            .get(table)
+            .map(|table| &*table.changes)
+            .unwrap_or_default()
+        {
             match change {
                 _ if *number > at => break,
                 Change::Cleared => rows.clear(),
-                Change::Added(job) => rows.extend(audit.promises.get(job).iter().flat_map(|rows| rows.iter().cloned())),
+                Change::Added(job) => rows.extend(
+                    audit
+                        .promises
+                        .get(job)
+                        .iter()
+                        .flat_map(|rows| rows.iter().cloned()),
+                ),
             }
         }
         rows.sort();
@@ -164,7 +183,11 @@ impl Auditor {
     /// How many splits came after a transaction.
     pub fn splits_since(&self, table: &TableId, since: TransactionNumber) -> usize {
         let audit = self.audit.lock();
-        let splits = audit.tables.get(table).map(|table| &*table.splits).unwrap_or_default();
+        let splits = audit
+            .tables
+            .get(table)
+            .map(|table| &*table.splits)
+            .unwrap_or_default();
         splits.iter().filter(|at| **at > since).count()
     }
 
@@ -172,10 +195,16 @@ impl Auditor {
         if collection != Collection::Transactions {
             return;
         }
-        let (Ok(table), Bound::Excluded(Sort::Number(after))) = (TableId::new(partition), &range.start) else {
+        let (Ok(table), Bound::Excluded(Sort::Number(after))) = (TableId::new(partition), &range.start)
+        else {
             return;
         };
-        let floor = self.audit.lock().tables.get(&table).map(|table| table.state.floor());
+        let floor = self
+            .audit
+            .lock()
+            .tables
+            .get(&table)
+            .map(|table| table.state.floor());
         if *after > 0 && floor.is_some_and(|floor| after + 1 < floor.0) {
             self.count("reader was behind the cut");
         }
@@ -209,10 +238,22 @@ impl Auditor {
                 let got = got.map_err(|error| format!("the body that the entry names: {error}"))?;
                 got.bytes().await.map_err(|error| error.to_string())?
             }
-            false => item.text("body").map_err(|error| error.report())?.to_owned().into(),
+            false => item
+                .text("body")
+                .map_err(|error| error.report())?
+                .to_owned()
+                .into(),
         };
         let (entry, hash) = Entry::decode(&body).map_err(|error| error.report())?;
-        stage.note(format_args!("entry {} of {table}: {:?}", entry.number, entry.commits.iter().map(|c| (c.id.as_str(), c.record.type_name())).collect::<Vec<_>>()));
+        stage.note(format_args!(
+            "entry {} of {table}: {:?}",
+            entry.number,
+            entry
+                .commits
+                .iter()
+                .map(|c| (c.id.as_str(), c.record.type_name()))
+                .collect::<Vec<_>>()
+        ));
         let mut audit = self.audit.lock();
         let audit = &mut *audit;
         let audited = audit.tables.entry(table.clone()).or_default();
@@ -278,7 +319,7 @@ impl Auditor {
         Ok(())
     }
 
-    pub(super) fn wrote(&self, bucket: &str, path: &Path, _create: bool) {
+    pub(super) fn wrote(&self, bucket: &str, path: &Path) {
         if bucket != "s3://data" || !path.as_ref().contains("/data/") {
             return;
         }
@@ -286,7 +327,9 @@ impl Auditor {
         let times = audit.written.entry(path.clone()).or_default();
         *times += 1;
         if *times > 1 {
-            audit.violations.push(format!("Immutable: {path} was written twice"));
+            audit
+                .violations
+                .push(format!("Immutable: {path} was written twice"));
         }
     }
 
@@ -294,12 +337,18 @@ impl Auditor {
         if bucket != "s3://data" {
             return;
         }
-        let Some(table) = path.parts().next().and_then(|part| TableId::new(part.as_ref()).ok()) else {
+        let Some(table) = path
+            .parts()
+            .next()
+            .and_then(|part| TableId::new(part.as_ref()).ok())
+        else {
             return;
         };
         let mut audit = self.audit.lock();
         let audit = &mut *audit;
-        let Some(audited) = audit.tables.get(&table) else { return };
+        let Some(audited) = audit.tables.get(&table) else {
+            return;
+        };
         if path.as_ref().contains("/statestore/transactions") {
             let entries = self.items.query(
                 Collection::Transactions,
@@ -309,26 +358,40 @@ impl Auditor {
                 Order::Ascending,
             );
             let entries = now(entries).and_then(|entries| entries.ok()).unwrap_or_default();
-            if entries.iter().any(|item| item.text("body_object").is_ok_and(|body| body == path.as_ref())) {
-                audit.violations.push(format!("Log: {path} was deleted before its entry"));
+            if entries
+                .iter()
+                .any(|item| item.text("body_object").is_ok_and(|body| body == path.as_ref()))
+            {
+                audit
+                    .violations
+                    .push(format!("Log: {path} was deleted before its entry"));
             }
         }
-        let Some(file) = FileName::from_object_path(&table, path) else { return };
+        let Some(file) = FileName::from_object_path(&table, path) else {
+            return;
+        };
         if audited.state.status() != TableStatus::Live {
             return;
         }
-        let marked = audited.state.garbage().any(|(name, garbage)| *name == file && garbage.marked);
-        let gone = audited.state.knows(&file) && !audited.state.is_referenced(&file);
-        if audited.state.is_referenced(&file) {
-            audit.violations.push(format!("Files: {path} was deleted and the state refers to it"));
-        } else if !marked && !(gone && audited.state.garbage().all(|(name, _)| *name != file)) {
-            audit.violations.push(format!("Files: {path} was deleted without being marked"));
+        let state = &audited.state;
+        let garbage = state.garbage().find(|(name, _)| **name == file);
+        let may_go = match garbage {
+            Some((_, garbage)) => garbage.marked,
+            // Somebody else has deleted it before.
+            None => state.knows(&file) && !state.is_referenced(&file),
+        };
+        if !may_go {
+            let text = format!("Files: {path} was deleted, and is referenced or was not marked");
+            audit.violations.push(text);
         }
     }
 
     pub(super) fn received(&self, stage: &Stage, queue: QueueName, deliveries: &[Delivery]) {
         for delivery in deliveries {
-            stage.note(format_args!("received {queue} {} {}", delivery.message_id, delivery.attempt));
+            stage.note(format_args!(
+                "received {queue} {} {}",
+                delivery.message_id, delivery.attempt
+            ));
             let key = format!("{queue} {}", delivery.receipt.0);
             self.audit.lock().deliveries.insert(key, delivery.clone());
         }
@@ -336,7 +399,12 @@ impl Auditor {
 
     /// An ingest message may go once its job has come to its end.
     pub(super) async fn acknowledged(&self, stage: &Stage, queue: QueueName, receipt: &Receipt) {
-        let delivery = self.audit.lock().deliveries.get(&format!("{queue} {}", receipt.0)).cloned();
+        let delivery = self
+            .audit
+            .lock()
+            .deliveries
+            .get(&format!("{queue} {}", receipt.0))
+            .cloned();
         let (Some(delivery), QueueName::Ingest) = (delivery, queue) else {
             return;
         };

@@ -28,7 +28,10 @@ pub struct Campaign {
 
 /// Runs the seeds from `first` on, one after the other on each of `threads`, until `count` were run or `stop_after`
 /// of them failed. `progress` hears how many are done and how many failed.
-#[expect(clippy::disallowed_methods, reason = "runs are on threads of their own and last a while")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "runs are on threads of their own and last a while"
+)]
 pub fn run(
     (first, count): (u64, u64),
     rows: &Arc<dyn Rows>,

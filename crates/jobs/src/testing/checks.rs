@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 use dormouse_core::{
     ids::{ExportId, JobId, TableId},
     plan::export::{ExportPlan, Manifest},
-    ports::QueueName,
-    state::{StateStore, snapshot},
+    ports::{Clock, QueueName},
+    state::{StateStore, invariants::Invariant, snapshot},
     tables::TableInfo,
     testing::{memory::MemoryRowEngine, rows::Row},
     tracker::{JobKind, JobReport, JobStatus},
@@ -15,7 +15,10 @@ use futures::TryStreamExt;
 use object_store::{ObjectStore, ObjectStoreExt, path::Path};
 
 use super::instance::Instance;
-use crate::schedule::Schedule;
+use crate::{
+    doctor::{Depth, examine},
+    schedule::Schedule,
+};
 
 /// Longer than history, orphans and pins are kept.
 const LONG: Duration = Duration::from_secs(8 * 24 * 3600);
@@ -45,6 +48,8 @@ pub struct Expected {
     pub dropped: Vec<String>,
     /// Whether clocks leapt by more than an hour.
     pub leapt: bool,
+    /// Whether a snapshot was damaged.
+    pub damaged: bool,
     /// Whether messages came again long after all was done.
     pub aged: bool,
 }
@@ -73,6 +78,7 @@ pub async fn all(instance: &Instance, expected: &mut Expected) -> Found {
     let rows = tables(instance, expected).await;
     last_exports(instance, expected).await;
     sweep(instance, expected).await;
+    doctor(instance, expected).await;
     Found { exports, rows }
 }
 
@@ -97,16 +103,34 @@ async fn jobs(instance: &Instance, expected: &Expected) {
         let reports = reports(instance, job).await;
         let statuses: Vec<_> = reports
             .iter()
-            .map(|report| (report.key.table.clone(), report.status, report.reasons().join("; ")))
+            .map(|report| {
+                (
+                    report.key.table.clone(),
+                    report.status,
+                    report.reasons().join("; "),
+                )
+            })
             .collect();
         for report in &reports {
-            let in_log = report.key.table.as_ref().is_some_and(|table| committed.contains(table));
+            let in_log = report
+                .key
+                .table
+                .as_ref()
+                .is_some_and(|table| committed.contains(table));
             if report.status == JobStatus::Finished && !in_log {
-                wrong(format!("Tracker: job {job} is FINISHED and never committed: {statuses:?}"));
+                wrong(format!(
+                    "Tracker: job {job} is FINISHED and never committed: {statuses:?}"
+                ));
             }
-            let live = expected.tables.values().any(|table| Some(&table.id) == report.key.table.as_ref());
+            let live = expected
+                .tables
+                .values()
+                .any(|table| Some(&table.id) == report.key.table.as_ref());
             if in_log && live && report.status != JobStatus::Finished && !expected.aged {
-                wrong(format!("Tracker: job {job} committed and is {:?}: {statuses:?}", report.status));
+                wrong(format!(
+                    "Tracker: job {job} committed and is {:?}: {statuses:?}",
+                    report.status
+                ));
             }
             if !report.status.is_final() && (live || report.key.table.is_none()) {
                 wrong(format!("Accept: job {job} has no end: {statuses:?}"));
@@ -126,10 +150,19 @@ async fn jobs(instance: &Instance, expected: &Expected) {
         let here = table.is_some_and(|table| committed.contains(&table.id));
         let dropped = expected.dropped.contains(&sent.table);
         if !here && !dropped {
-            wrong(format!("Accept: job {job} of table {} is lost: {statuses:?}", sent.table));
+            wrong(format!(
+                "Accept: job {job} of table {} is lost: {statuses:?}",
+                sent.table
+            ));
         }
-        if dropped && committed.is_empty() && !forgotten && !reports.iter().any(|report| report.status.is_final()) {
-            wrong(format!("Accept: job {job} of a dropped table has no end: {statuses:?}"));
+        if dropped
+            && committed.is_empty()
+            && !forgotten
+            && !reports.iter().any(|report| report.status.is_final())
+        {
+            wrong(format!(
+                "Accept: job {job} of a dropped table has no end: {statuses:?}"
+            ));
         }
     }
 }
@@ -146,7 +179,10 @@ async fn export(instance: &Instance, expected: &Expected, export: &str, table: &
     };
     let id = ExportId::new(export).unwrap();
     let reports = reports(instance, &JobId::from(&id)).await;
-    let reports: Vec<_> = reports.into_iter().filter(|report| report.key.kind == JobKind::Export).collect();
+    let reports: Vec<_> = reports
+        .into_iter()
+        .filter(|report| report.key.kind == JobKind::Export)
+        .collect();
     let finished = reports.iter().any(|report| report.status == JobStatus::Finished);
     let names = objects(instance, "exports", ExportPlan::prefix(table, &id).as_ref()).await;
     let has = |name: &str| names.iter().any(|path| path.ends_with(name));
@@ -156,20 +192,28 @@ async fn export(instance: &Instance, expected: &Expected, export: &str, table: &
             return wrong(format!("Export: {export} is FINISHED and has no mark"));
         }
         let ended = reports.iter().any(|report| report.status.is_final());
-        if !ended && !(expected.leapt && reports.is_empty()) {
+        let forgotten = expected.leapt && reports.is_empty();
+        if !ended && !forgotten {
             return wrong(format!("Accept: export {export} has no end: {reports:?}"));
         }
         if live && !expected.leapt {
-            return wrong(format!("Export: {export} failed: {:?}", reports.iter().map(JobReport::reasons).collect::<Vec<_>>()));
+            return wrong(format!(
+                "Export: {export} failed: {:?}",
+                reports.iter().map(JobReport::reasons).collect::<Vec<_>>()
+            ));
         }
         return false;
     }
     if !finished && !expected.leapt && !reports.is_empty() {
-        return wrong(format!("Tracker: export {export} has its mark and is {:?}", reports[0].status));
+        return wrong(format!(
+            "Tracker: export {export} has its mark and is {:?}",
+            reports[0].status
+        ));
     }
     let store = instance.storage.bucket("exports");
     let read = async |path: &Path| store.get(path).await.unwrap().bytes().await.unwrap();
-    let manifest: Manifest = match serde_json::from_slice(&read(&ExportPlan::manifest_path(table, &id)).await) {
+    let manifest: Manifest = match serde_json::from_slice(&read(&ExportPlan::manifest_path(table, &id)).await)
+    {
         Ok(manifest) => manifest,
         Err(error) => return wrong(format!("Export: the manifest of {export}: {error}")),
     };
@@ -180,9 +224,7 @@ async fn export(instance: &Instance, expected: &Expected, export: &str, table: &
             return wrong(format!("Export: {path} is not there"));
         };
         let object = object.bytes().await.unwrap();
-        if object.len() as u64 != file.bytes
-            || MemoryRowEngine::checksum(&object) != file.crc64_nvme
-        {
+        if object.len() as u64 != file.bytes || MemoryRowEngine::checksum(&object) != file.crc64_nvme {
             return wrong(format!("Export: {path} is not what its manifest says"));
         }
         let part = decoded(instance, object);
@@ -195,7 +237,9 @@ async fn export(instance: &Instance, expected: &Expected, export: &str, table: &
         return wrong(format!("Order: the files of {export} are not in order"));
     }
     if names.len() != manifest.files.len() + 3 {
-        return wrong(format!("Export: {export} has objects beside its manifest: {names:?}"));
+        return wrong(format!(
+            "Export: {export} has objects beside its manifest: {names:?}"
+        ));
     }
     rows.sort();
     let expected = instance.stage.auditor.rows_at(table, manifest.transaction);
@@ -218,7 +262,12 @@ async fn tables(instance: &Instance, expected: &Expected) -> u64 {
     for (name, info) in &expected.tables {
         let ports = &instance.operator.ports;
         let data = instance.operator.data.clone();
-        let fresh = StateStore::new(ports.items.clone(), data.clone(), ports.clock.clone(), ports.ids.clone());
+        let fresh = StateStore::new(
+            ports.items.clone(),
+            data.clone(),
+            ports.clock.clone(),
+            ports.ids.clone(),
+        );
         let state = match fresh.state(&info.id).await {
             Ok(state) => state,
             Err(error) => {
@@ -251,7 +300,11 @@ async fn tables(instance: &Instance, expected: &Expected) -> u64 {
                     files.insert(path.to_string(), object);
                 }
                 let file = files.get(path.as_ref()).map(Vec::as_slice).unwrap_or_default();
-                rows.extend(file.iter().filter(|row| leaf.bounds.contains(&instance.rows.key(row.0))).cloned());
+                rows.extend(
+                    file.iter()
+                        .filter(|row| leaf.bounds.contains(&instance.rows.key(row.0)))
+                        .cloned(),
+                );
             }
         }
         rows.sort();
@@ -263,11 +316,17 @@ async fn tables(instance: &Instance, expected: &Expected) -> u64 {
                 expected.len()
             ));
         }
-        let exact = state
-            .leaves()
-            .all(|leaf| state.references(&leaf.id).all(|reference| reference.exact().is_some()));
+        let exact = state.leaves().all(|leaf| {
+            state
+                .references(&leaf.id)
+                .all(|reference| reference.exact().is_some())
+        });
         if exact && state.rows() != rows.len() as u64 {
-            wrong(format!("Rows: table {name} counts {} rows and has {}", state.rows(), rows.len()));
+            wrong(format!(
+                "Rows: table {name} counts {} rows and has {}",
+                state.rows(),
+                rows.len()
+            ));
         }
         total += rows.len() as u64;
     }
@@ -311,7 +370,10 @@ async fn sweep(instance: &Instance, expected: &Expected) {
             .collect();
         let found = objects(instance, "data", &format!("{}/data", info.id)).await;
         if found != kept {
-            wrong(format!("Orphans: table {} refers to {kept:?}, and there are {found:?}", info.name));
+            wrong(format!(
+                "Orphans: table {} refers to {kept:?}, and there are {found:?}",
+                info.name
+            ));
         }
         let mut used: Vec<_> = instance.operator.states.object_paths(&info.id).await.unwrap();
         used.sort();
@@ -322,7 +384,8 @@ async fn sweep(instance: &Instance, expected: &Expected) {
         if !left.is_empty() {
             wrong(format!("Orphans: table {} left {left:?}", info.name));
         }
-        if let Some((pin, _)) = state.pins().next() {
+        let now = instance.stage.clock.now();
+        if let Some((pin, _)) = state.pins().find(|(_, pin)| pin.is_live(now)) {
             wrong(format!("Orphans: table {} has pin {pin}", info.name));
         }
     }
@@ -333,6 +396,25 @@ async fn sweep(instance: &Instance, expected: &Expected) {
             if !left.is_empty() {
                 wrong(format!("Orphans: the dropped table {table} left {left:?}"));
             }
+        }
+    }
+}
+
+/// The doctor finds every table sound, to the last row. What the operator damaged stays damaged.
+async fn doctor(instance: &Instance, expected: &Expected) {
+    for info in expected.tables.values() {
+        let examined = Box::pin(examine(&instance.operator, info, Depth::Deep)).await;
+        let text = match examined {
+            Ok(report) => {
+                let found = report.findings.iter();
+                let found = found.filter(|found| found.invariant != Invariant::Replay || !expected.damaged);
+                found.map(|found| format!("; {found}")).collect::<String>()
+            }
+            Err(error) => error.report(),
+        };
+        if !text.is_empty() {
+            let text = format!("Doctor: table {}: {text}", info.name);
+            instance.stage.auditor.violation(text);
         }
     }
 }

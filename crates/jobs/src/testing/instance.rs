@@ -179,7 +179,10 @@ impl Instance {
             .collect();
         let name = TableName::new(name).unwrap();
         let tables = &self.operator.tables;
-        tables.create(name, self.rows.schema().unwrap(), partitions, properties).await.unwrap()
+        tables
+            .create(name, self.rows.schema().unwrap(), partitions, properties)
+            .await
+            .unwrap()
     }
 
     /// Writes the input objects of a job: its rows, in so many files.

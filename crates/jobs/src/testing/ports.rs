@@ -19,7 +19,8 @@ use dormouse_core::{
     config::InstanceSettings,
     ids::BucketName,
     ports::{
-        Bucket, Buckets, Clock, Ids, Item, ItemKey, ItemStore, Order, Queue, QueueName, QueueSettings, Range, Write,
+        Bucket, Buckets, Clock, Ids, Item, ItemKey, ItemStore, Order, Queue, QueueName, QueueSettings, Range,
+        Write,
     },
     testing::{
         memory::{MemoryBuckets, MemoryItemStore},
@@ -34,9 +35,7 @@ use self::{
     objects::SimulatedBuckets,
     queue::{SharedQueue, SimulatedQueue},
 };
-use super::{
-    stage::{Control, Stage},
-};
+use super::stage::{Control, Stage};
 use crate::{Ports, Services};
 
 /// The bucket that clients put their inputs into.
@@ -212,7 +211,10 @@ impl ItemStore for SimulatedItems {
         let (call, fate) = self.stage.fate(&self.control, operation);
         self.stage.before::<Error>(&self.control, &call, fate).await?;
         let written = self.inner.transact(writes.clone()).await;
-        self.stage.auditor.written(&self.stage, &writes, written.is_ok(), fate).await;
+        self.stage
+            .auditor
+            .written(&self.stage, &writes, written.is_ok(), fate)
+            .await;
         self.stage.after::<Error>(&self.control, &call, fate).await?;
         written
     }

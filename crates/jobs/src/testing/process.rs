@@ -1,6 +1,6 @@
 //! One simulated process: its workers and schedules.
 
-use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll, time::Duration};
+use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll};
 
 use dormouse_core::ports::Clock;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
@@ -87,9 +87,4 @@ pub async fn run(stage: &Stage, control: &Control, work: impl Future<Output = ()
 /// Runs `work` as the named worker, schedule or client.
 pub async fn acting<T>(actor: &'static str, work: impl Future<Output = T>) -> T {
     ACTOR.scope(actor, work).await
-}
-
-/// Waits, in true time.
-pub async fn sleep(stage: &Stage, time: Duration) {
-    stage.clock.sleep(time).await;
 }

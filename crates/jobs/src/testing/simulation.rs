@@ -67,7 +67,10 @@ impl Summary {
         self.jobs += other.jobs;
         self.exports += other.exports;
         self.rows += other.rows;
-        for (all, more) in [(&mut self.faults, &other.faults), (&mut self.events, &other.events)] {
+        for (all, more) in [
+            (&mut self.faults, &other.faults),
+            (&mut self.events, &other.events),
+        ] {
             for (name, count) in more {
                 *all.entry(name).or_default() += count;
             }

@@ -15,11 +15,7 @@ use std::{
     time::Duration,
 };
 
-use dormouse_core::{
-    Error, Result,
-    ports::Clock,
-    testing::seeded::PausedClock,
-};
+use dormouse_core::{Error, Result, ports::Clock, testing::seeded::PausedClock};
 use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -286,7 +282,12 @@ impl Stage {
     }
 
     /// What comes before the effect; an error means that there is none.
-    pub(super) async fn before<E: Faulty>(&self, control: &Control, call: &Call, fate: Fate) -> Result<(), E> {
+    pub(super) async fn before<E: Faulty>(
+        &self,
+        control: &Control,
+        call: &Call,
+        fate: Fate,
+    ) -> Result<(), E> {
         self.wait(call, fate.before).await;
         match fate.act {
             Act::CrashBefore => return Err(crash(control, call).await),

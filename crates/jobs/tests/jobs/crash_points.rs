@@ -88,7 +88,13 @@ async fn create(instance: &Instance, expected: &mut Expected, name: &str, form: 
 }
 
 /// Sends a job that brings a row for each key.
-async fn feed(instance: &Instance, expected: &mut Expected, table: &str, job: &str, keys: impl Iterator<Item = i64>) {
+async fn feed(
+    instance: &Instance,
+    expected: &mut Expected,
+    table: &str,
+    job: &str,
+    keys: impl Iterator<Item = i64>,
+) {
     let rows: Vec<Row> = keys.map(|key| (key, format!("{job}/{key}"))).collect();
     instance.input(job, &rows, 2).await;
     let id = JobId::new(job).unwrap();
@@ -142,10 +148,20 @@ async fn wide(instance: &Instance) -> Expected {
 async fn all(instance: &Instance) -> Expected {
     let mut expected = Expected::default();
     let queued = TableForm { queued: true, ..FORM };
-    for (name, form) in [("direct", FORM), ("queued", queued), ("whole", FORM), ("dropped", FORM)] {
+    for (name, form) in [
+        ("direct", FORM),
+        ("queued", queued),
+        ("whole", FORM),
+        ("dropped", FORM),
+    ] {
         create(instance, &mut expected, name, form).await;
     }
-    for (table, job) in [("direct", "job-1"), ("queued", "job-2"), ("dropped", "job-3"), ("whole", "job-4")] {
+    for (table, job) in [
+        ("direct", "job-1"),
+        ("queued", "job-2"),
+        ("dropped", "job-3"),
+        ("whole", "job-4"),
+    ] {
         feed(instance, &mut expected, table, job, (0..KEYS).step_by(50)).await;
     }
     let bad = format!(r#"{{"id":"job-5","tableName":"direct","files":["{INPUTS}/nothing"]}}"#);
@@ -174,7 +190,12 @@ async fn all(instance: &Instance) -> Expected {
     export(instance, &mut expected, "whole", "export-3").await;
     instance.drained("after a damaged file").await;
     data.put(&path, whole.into()).await.unwrap();
-    instance.storage.queue(QueueName::ExportLeaf).redrive(None).await.unwrap();
+    instance
+        .storage
+        .queue(QueueName::ExportLeaf)
+        .redrive(None)
+        .await
+        .unwrap();
     instance.drained("after the file was whole again").await;
 
     let clear = Commit::new(CommitId::new("clear"), Record::TableCleared);
@@ -276,9 +297,19 @@ fn every_point_survives_a_crash_an_error_and_a_delay() {
         // What a point is about may differ from call to call: crashes meet the last one too.
         for (name, act) in FATES {
             let is_crash = matches!(act, Act::CrashBefore | Act::CrashAfter);
-            let places = if is_crash && count > 1 { vec![1, count] } else { vec![1] };
+            let places = if is_crash && count > 1 {
+                vec![1, count]
+            } else {
+                vec![1]
+            };
             for place in places {
-                runs.push((format!("{name} \"{point}\" #{place}"), script, point.clone(), place, act));
+                runs.push((
+                    format!("{name} \"{point}\" #{place}"),
+                    script,
+                    point.clone(),
+                    place,
+                    act,
+                ));
             }
         }
     }
@@ -289,7 +320,9 @@ fn every_point_survives_a_crash_an_error_and_a_delay() {
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                while let Some((name, script, point, place, act)) = runs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                while let Some((name, script, point, place, act)) =
+                    runs.get(next.fetch_add(1, Ordering::Relaxed))
+                {
                     let director = Fateful {
                         target: Some((point.clone(), *place, *act)),
                         ..Fateful::default()
@@ -305,8 +338,13 @@ fn every_point_survives_a_crash_an_error_and_a_delay() {
             });
         }
     });
-    println!("{} runs", runs.len());
     let (broken, unmet) = (broken.into_inner().unwrap(), unmet.into_inner().unwrap());
-    assert!(broken.is_empty(), "{} of {} runs: {}", broken.len(), runs.len(), broken.join("\n"));
+    assert!(
+        broken.is_empty(),
+        "{} of {} runs: {}",
+        broken.len(),
+        runs.len(),
+        broken.join("\n")
+    );
     assert!(unmet.is_empty(), "never came: {unmet:#?}");
 }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use dormouse_core::{
-    ids::{JobId, RunId},
+    ids::{ExportId, JobId, RunId},
+    plan::export::ExportPlan,
     ports::{Clock, QueueName},
     state::Record,
     tables::TableInfo,
@@ -17,6 +18,8 @@ use dormouse_jobs::{
     schedule::{Schedule, collect_all},
     worker,
 };
+
+use object_store::{ObjectStoreExt, PutPayload};
 
 use crate::{
     faults::polled,
@@ -115,6 +118,81 @@ async fn an_export_whose_part_died_is_reported() {
     );
     repaired(&world).await;
     assert_eq!(world.job("e1").await.runs.len(), 1);
+}
+
+/// The worker dies between the mark and its report, on every attempt.
+#[tokio::test(start_paused = true)]
+async fn a_complete_export_whose_message_died_is_reported_as_finished() {
+    let world = World::new();
+    let table = world.table("events", 1).await;
+    world.fed(&table, "j1", &rows("a", [1])).await;
+    world.send(QueueName::Export, export_message(&table, "e1")).await;
+    world.faults.set(|call| {
+        (call.starts_with("objects put") && call.ends_with("_SUCCESS"))
+            .then(|| dormouse_core::Error::unavailable("stop here"))
+    });
+    world.settle().await;
+    world.faults.clear();
+    let mark = ExportPlan::success_path(&table.id, &ExportId::new("e1").unwrap());
+    world
+        .services
+        .exports
+        .put(&mark, PutPayload::new())
+        .await
+        .unwrap();
+    assert_eq!(world.job("e1").await.status, JobStatus::Failed);
+    let key = JobKey {
+        kind: JobKind::Export,
+        table: Some(table.id.clone()),
+        job: JobId::new("e1").unwrap(),
+    };
+    let run = RunId::new("e1").unwrap();
+    let split = EventKind::Split {
+        transaction: world.state(&table).await.transaction(),
+        sub_exports: 1,
+    };
+    world
+        .services
+        .tracker
+        .record(&key, Some("events"), (&run, 1), split)
+        .await
+        .unwrap();
+    repaired(&world).await;
+    assert_eq!(world.job("e1").await.status, JobStatus::Finished);
+    assert_eq!(world.state(&table).await.pins().count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_nobody_hears_of_is_reported_as_lost() {
+    let world = World::with("dormouse.job.lost.hours=2");
+    let table = world.table("events", 1).await;
+    let key = JobKey {
+        kind: JobKind::Ingest,
+        table: Some(table.id.clone()),
+        job: JobId::new("silent").unwrap(),
+    };
+    let run = RunId::new("dead").unwrap();
+    world
+        .services
+        .tracker
+        .record(&key, Some("events"), (&run, 1), EventKind::Started)
+        .await
+        .unwrap();
+    world.clock.jump(3601 * 1000);
+    repaired(&world).await;
+    assert_eq!(world.job("silent").await.status, JobStatus::InProgress);
+    world.clock.jump(3601 * 1000);
+    repaired(&world).await;
+    let report = world.job("silent").await;
+    assert_eq!(report.status, JobStatus::Failed);
+    assert!(
+        report.reasons()[0].contains("for 2 hours"),
+        "{:?}",
+        report.reasons()
+    );
+
+    // Should it live after all, what it did counts.
+    world.fed(&table, "silent", &rows("a", [1])).await;
 }
 
 #[tokio::test(start_paused = true)]

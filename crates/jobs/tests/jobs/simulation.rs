@@ -28,13 +28,16 @@ fn two_thousand_seeds_break_no_promise_and_see_every_rare_event() {
         return;
     }
     let total = &campaign.total;
-    println!("{total:#?}");
     let unseen: Vec<_> = RARE_EVENTS
         .into_iter()
         .filter(|event| !total.events.contains_key(event))
         .collect();
     assert!(unseen.is_empty(), "never seen: {unseen:#?}");
-    assert!(total.faults.len() >= 18, "too few kinds of faults: {:?}", total.faults);
+    assert!(
+        total.faults.len() >= 18,
+        "too few kinds of faults: {:?}",
+        total.faults
+    );
 }
 
 #[test]

@@ -123,3 +123,20 @@ async fn a_job_that_was_forgotten_and_comes_back_is_listed_once() {
     assert_eq!(listed.len(), 1);
     assert_eq!(listed[0].created, world.clock.now());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_place_in_the_far_future_is_where_the_list_begins() {
+    let world = World::new();
+    let tracker = world.process().tracker;
+    let kind = EventKind::Accepted { input_files: 1 };
+    tracker
+        .record(&key("j1"), None, (&run("r"), 1), kind)
+        .await
+        .unwrap();
+    let cursor = JobCursor::new(format!("{}|z", i64::MAX));
+    let page = tracker
+        .list_after(&JobFilter::default(), Some(&cursor), 10)
+        .await
+        .unwrap();
+    assert_eq!(page.jobs.len(), 1);
+}

@@ -18,7 +18,10 @@ use crate::{
     ids::{FileName, TableId},
     key::{Key, KeyRange, KeyValue},
     partition::Leaf,
-    ports::{ExportInput, ExportSpec, ExportedFile, Ids, IngestSpec, InputObject, Progress, RowEngine},
+    ports::{
+        ExportInput, ExportSpec, ExportedFile, FaultKind, FileFault, Ids, IngestSpec, InputObject, Progress,
+        RowEngine, VerifySpec,
+    },
     schema::{Column, DataType, Schema},
 };
 
@@ -115,6 +118,11 @@ impl MemoryRowEngine {
         let mut crc = Crc::new(CrcAlgorithm::Crc64Nvme);
         crc.update(object);
         Checksum(crc.finalize())
+    }
+
+    /// The digest of a row.
+    pub fn digest(row: &MemoryRow) -> RowDigest {
+        digest_of(row)
     }
 
     /// From now on, every call asks `hook` at each step.
@@ -309,6 +317,71 @@ impl RowEngine for MemoryRowEngine {
             digest: rows.iter().map(digest_of).sum(),
             range: range_of(&rows),
         })
+    }
+
+    async fn verify(&self, spec: VerifySpec) -> Result<Vec<FileFault>> {
+        let object = spec.store.get(&spec.path).await?.bytes().await?;
+        let mut faults = Vec::new();
+        let checksum = Self::checksum(&object);
+        if (object.len() as u64, checksum) != (spec.bytes, spec.checksum) {
+            faults.push(FileFault::new(
+                FaultKind::Bytes,
+                format!(
+                    "it has {} bytes with checksum {checksum}, not {} with {}",
+                    object.len(),
+                    spec.bytes,
+                    spec.checksum
+                ),
+            ));
+        }
+        let rows = match Self::decode(&object) {
+            Ok(rows) => rows,
+            Err(error) => {
+                faults.push(FileFault::new(FaultKind::Bytes, error.report()));
+                return Ok(faults);
+            }
+        };
+        let found = (rows.len() as u64, rows.iter().map(digest_of).sum::<RowDigest>());
+        if found != spec.rows() {
+            faults.push(FileFault::new(
+                FaultKind::Rows,
+                format!("it has {} rows with digest {}", found.0, found.1),
+            ));
+        }
+        if !rows.is_sorted_by_key(|row| row.0) {
+            faults.push(FileFault::new(FaultKind::Order, "its rows are not in key order"));
+            return Ok(faults);
+        }
+        let mut rest = rows.as_slice();
+        for part in &spec.parts {
+            let (in_part, beyond) =
+                rest.split_at(rest.partition_point(|row| Self::key(row.0) <= part.range.max));
+            rest = beyond;
+            let place = format!("the part with keys {} to {}", part.range.min, part.range.max);
+            let found = (
+                in_part.len() as u64,
+                in_part.iter().map(digest_of).sum::<RowDigest>(),
+            );
+            if found != (part.rows, part.digest) {
+                faults.push(FileFault::new(
+                    FaultKind::Rows,
+                    format!("{place} has {} rows with digest {}", found.0, found.1),
+                ));
+            }
+            if range_of(in_part).is_some_and(|range| range != part.range) {
+                faults.push(FileFault::new(
+                    FaultKind::Order,
+                    format!("{place} has other keys"),
+                ));
+            }
+        }
+        if !rest.is_empty() {
+            faults.push(FileFault::new(
+                FaultKind::Order,
+                "it has rows beyond its last key",
+            ));
+        }
+        Ok(faults)
     }
 }
 

@@ -9,8 +9,9 @@ use dormouse_core::{
 };
 use futures::{StreamExt, TryStreamExt, stream, stream::BoxStream};
 use object_store::{
-    CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, UploadPart, path::Path,
+    CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, UploadPart,
+    path::Path,
 };
 use parking_lot::Mutex;
 
@@ -113,17 +114,18 @@ impl SimulatedObjects {
         self.shared.stage.after(&self.shared.control, call, fate).await
     }
 
-    fn wrote(&self, path: &Path, mode: &PutMode) {
+    fn wrote(&self, path: &Path) {
         self.shared.wrote(&self.bucket, path);
-        self.shared
-            .stage
-            .auditor
-            .wrote(&self.bucket, path, matches!(mode, PutMode::Create));
+        self.shared.stage.auditor.wrote(&self.bucket, path);
     }
 
     /// The whole body as it is to arrive.
     async fn spoiled(&self, result: GetResult, call: &Call, act: Act) -> object_store::Result<GetResult> {
-        let (meta, range, attributes) = (result.meta.clone(), result.range.clone(), result.attributes.clone());
+        let (meta, range, attributes) = (
+            result.meta.clone(),
+            result.range.clone(),
+            result.attributes.clone(),
+        );
         let mut body = result.bytes().await?.to_vec();
         let broken = object_store::Error::fault(format!("the connection broke in \"{call}\""));
         match act {
@@ -171,7 +173,7 @@ impl ObjectStore for SimulatedObjects {
         }
         let put = self.inner.put_opts(location, payload, options).await;
         if put.is_ok() {
-            self.wrote(location, &mode);
+            self.wrote(location);
         }
         self.after(&call, fate).await?;
         put
@@ -258,7 +260,7 @@ impl ObjectStore for SimulatedObjects {
         let (call, fate) = self.fate("copy", to);
         self.before(&call, fate).await?;
         self.inner.copy_opts(from, to, options).await?;
-        self.wrote(to, &PutMode::Overwrite);
+        self.wrote(to);
         self.after(&call, fate).await
     }
 }
@@ -288,7 +290,7 @@ impl MultipartUpload for SimulatedUpload {
         self.store.before(&call, fate).await?;
         let done = self.inner.complete().await;
         if done.is_ok() {
-            self.store.wrote(&self.location, &PutMode::Overwrite);
+            self.store.wrote(&self.location);
         }
         self.store.after(&call, fate).await?;
         done
@@ -298,4 +300,3 @@ impl MultipartUpload for SimulatedUpload {
         self.inner.abort().await
     }
 }
-

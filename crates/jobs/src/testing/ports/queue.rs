@@ -231,7 +231,10 @@ impl Queue for SimulatedQueue {
 
     async fn ack(&self, receipt: &Receipt) -> Result<()> {
         let acknowledge = async {
-            self.stage.auditor.acknowledged(&self.stage, self.name(), receipt).await;
+            self.stage
+                .auditor
+                .acknowledged(&self.stage, self.name(), receipt)
+                .await;
             self.inner.ack(receipt).await
         };
         self.around("ack", acknowledge).await

@@ -157,7 +157,10 @@ impl Swarm {
     pub fn draw(rng: &mut StdRng) -> Self {
         let share = *[0.0, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0].choose(rng).unwrap_or(&0.5);
         Self {
-            kinds: FaultKind::ALL.into_iter().filter(|_| rng.random_bool(share)).collect(),
+            kinds: FaultKind::ALL
+                .into_iter()
+                .filter(|_| rng.random_bool(share))
+                .collect(),
             intensity: *[0.3, 1.0, 1.0, 2.0].choose(rng).unwrap_or(&1.0),
         }
     }
@@ -239,7 +242,10 @@ impl ByChance {
 }
 
 fn act(act: Act) -> Fate {
-    Fate { act, ..Fate::default() }
+    Fate {
+        act,
+        ..Fate::default()
+    }
 }
 
 fn fail(why: &'static str) -> Fate {
@@ -255,7 +261,10 @@ impl Director for ByChance {
         let mut fate = Fate::default();
         let now = self.clock.now();
         self.outages.retain(|(until, _, _)| *until > now);
-        let out = self.outages.iter().find(|(_, calls, _)| call.operation.starts_with(calls));
+        let out = self
+            .outages
+            .iter()
+            .find(|(_, calls, _)| call.operation.starts_with(calls));
         if let Some(&(_, _, why)) = out
             && self.rng.random_bool(0.7)
         {

@@ -52,8 +52,17 @@ impl<'a> Script<'a> {
     async fn create(&mut self, name: &str) {
         let (leaves, queued, snapshot, target) = self.run.draw(|rng| {
             let leaves = *[1, 1, 2, 4, 8, 8, 450].choose(rng).unwrap_or(&1);
-            let leaves = if leaves > 8 && rng.random_bool(0.7) { 3 } else { leaves };
-            (leaves, rng.random_bool(0.3), rng.random_range(1..30), rng.random_range(1..3000))
+            let leaves = if leaves > 8 && rng.random_bool(0.7) {
+                3
+            } else {
+                leaves
+            };
+            (
+                leaves,
+                rng.random_bool(0.3),
+                rng.random_range(1..30),
+                rng.random_range(1..3000),
+            )
         });
         let form = TableForm {
             leaves,
@@ -153,7 +162,10 @@ impl<'a> Script<'a> {
             false => format!(r#""tableName":"{name}""#),
         };
         let rows = Arc::new(rows);
-        let sent = Sent { table: name, good: true };
+        let sent = Sent {
+            table: name,
+            good: true,
+        };
         if without_id {
             let body = format!(r#"{{{target},"files":["{INPUTS}/{job}"]}}"#);
             let job = JobId::new(self.send(QueueName::Ingest, body).await).unwrap();
@@ -185,13 +197,27 @@ impl<'a> Script<'a> {
                 format!(r#"{{"id":"{job}","tableName":"{name}","files":["{INPUTS}/{job}.parquet"]}}"#)
             }
             _ => {
-                let id = self.send(QueueName::Ingest, "{ this is no message".to_owned()).await;
+                let id = self
+                    .send(QueueName::Ingest, "{ this is no message".to_owned())
+                    .await;
                 self.bodies.pop();
-                self.expected.jobs.insert(JobId::new(id).unwrap(), Sent { table: name, good: false });
+                self.expected.jobs.insert(
+                    JobId::new(id).unwrap(),
+                    Sent {
+                        table: name,
+                        good: false,
+                    },
+                );
                 return;
             }
         };
-        self.expected.jobs.insert(JobId::new(&job).unwrap(), Sent { table: name, good: false });
+        self.expected.jobs.insert(
+            JobId::new(&job).unwrap(),
+            Sent {
+                table: name,
+                good: false,
+            },
+        );
         self.send(QueueName::Ingest, body).await;
     }
 
@@ -220,11 +246,18 @@ impl<'a> Script<'a> {
             for letter in queue.dead_letters(1000).await.unwrap() {
                 let job = IngestMessage::id_of(&letter.body);
                 if job.is_some_and(|job| !self.run.instance.stage.auditor.committed(&job).is_empty()) {
-                    self.run.instance.stage.auditor.count("dead letter of a committed job sent again");
+                    self.run
+                        .instance
+                        .stage
+                        .auditor
+                        .count("dead letter of a committed job sent again");
                 }
             }
             let moved = queue.redrive(None).await.unwrap();
-            self.run.instance.stage.note(format_args!("{moved} dead letters of {name} sent again"));
+            self.run
+                .instance
+                .stage
+                .note(format_args!("{moved} dead letters of {name} sent again"));
         }
     }
 
@@ -232,11 +265,21 @@ impl<'a> Script<'a> {
         let (name, table) = self.any_table();
         for queue in QueueName::ALL {
             if self.run.instance.storage.waiting(queue).await > 0 {
-                self.run.instance.stage.auditor.count("table dropped with jobs under way");
+                self.run
+                    .instance
+                    .stage
+                    .auditor
+                    .count("table dropped with jobs under way");
                 break;
             }
         }
-        self.run.instance.operator.tables.delete(&table.name).await.unwrap();
+        self.run
+            .instance
+            .operator
+            .tables
+            .delete(&table.name)
+            .await
+            .unwrap();
         self.expected.dropped.push(name.clone());
         self.create(&name).await;
     }
@@ -265,7 +308,11 @@ impl<'a> Script<'a> {
         }
         for export in self.expected.exports.values() {
             if *export == table.id && state.pins().next().is_some() {
-                self.run.instance.stage.auditor.count("split while an export was open");
+                self.run
+                    .instance
+                    .stage
+                    .auditor
+                    .count("split while an export was open");
                 break;
             }
         }
@@ -276,22 +323,38 @@ impl<'a> Script<'a> {
             right: PartitionId::new(format!("s{number}-r")).unwrap(),
             at,
         };
-        self.commit(&table.id, "split", Record::PartitionSplit(split)).await;
+        self.commit(&table.id, "split", Record::PartitionSplit(split))
+            .await;
     }
 
     /// Flips a byte of the newest snapshot.
     async fn damage_snapshot(&mut self) {
         let (_, table) = self.any_table();
-        let snapshots = self.run.instance.operator.states.snapshots(&table.id).await.unwrap();
+        let snapshots = self
+            .run
+            .instance
+            .operator
+            .states
+            .snapshots(&table.id)
+            .await
+            .unwrap();
         let Some(newest) = snapshots.first().filter(|_| snapshots.len() > 1) else {
             return;
         };
         let data = self.run.instance.storage.bucket("data");
-        let mut body = data.get(&newest.path).await.unwrap().bytes().await.unwrap().to_vec();
+        let mut body = data
+            .get(&newest.path)
+            .await
+            .unwrap()
+            .bytes()
+            .await
+            .unwrap()
+            .to_vec();
         let at = self.run.draw(|rng| rng.random_range(0..body.len()));
         body[at] ^= 1 << (at % 8);
         data.put(&newest.path, body.into()).await.unwrap();
         self.run.instance.stage.auditor.count("snapshot was damaged");
+        self.expected.damaged = true;
     }
 
     fn leap(&mut self) {
@@ -301,7 +364,10 @@ impl<'a> Script<'a> {
             _ => rng.random_range(0..30 * 3600),
         });
         self.expected.leapt |= seconds > 3600;
-        self.run.instance.stage.note(format_args!("clocks leap by {seconds} s"));
+        self.run
+            .instance
+            .stage
+            .note(format_args!("clocks leap by {seconds} s"));
         self.run.instance.stage.clock.jump(seconds * 1000);
     }
 
@@ -315,7 +381,11 @@ impl<'a> Script<'a> {
         for queue in QueueName::ALL {
             let copies = self.run.instance.storage.deliver_again(queue);
             if copies > 0 && days > 35 {
-                self.run.instance.stage.auditor.count("copy of a message came after the ledger's time");
+                self.run
+                    .instance
+                    .stage
+                    .auditor
+                    .count("copy of a message came after the ledger's time");
             }
         }
     }
