@@ -18,9 +18,17 @@ fn rows() -> Arc<dyn Rows> {
 
 #[test]
 fn two_thousand_seeds_break_no_promise_and_see_every_rare_event() {
-    let other_seeds: Option<u64> = std::env::var(OTHER_SEEDS).ok().map(|seeds| seeds.parse().unwrap());
+    let other_seeds: Option<u64> = std::env::var(OTHER_SEEDS)
+        .ok()
+        .map(|seeds| seeds.parse().unwrap());
     let (seeds, stop_after) = other_seeds.map_or((SEEDS, 5), |seeds| (seeds, 1));
-    let campaign = campaign::run((1, seeds), &rows(), campaign::all_threads(), stop_after, |_, _| {});
+    let campaign = campaign::run(
+        (1, seeds),
+        &rows(),
+        campaign::all_threads(),
+        stop_after,
+        |_, _| {},
+    );
     let failures: Vec<_> = campaign.failures.iter().map(ToString::to_string).collect();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
     assert_eq!(campaign.seeds, seeds);
