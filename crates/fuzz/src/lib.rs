@@ -4,16 +4,16 @@
 //!
 //! | Target | Bytes are | What holds |
 //! |---|---|---|
-//! | [`parquet`] | a Parquet file | ingest refuses it as `Invalid` by its name, or its rows are those that the reader of the arrow project finds, sorted and cut at leaves; an export has the same rows; a data file with a wrong checksum or a flipped bit is `Corrupt` |
-//! | [`message`] | a queue message | parsers refuse with `Invalid`, what they take survives being written and read, ids agree |
-//! | [`transaction`] | a log entry, or choices of records | every record applies to every state, the invariants hold after it, a refusal changes nothing, and entries and snapshots survive being written and read |
-//! | [`snapshot`] | a snapshot, or its frames | damage is `Corrupt`; what is read is written as the same state |
-//! | [`manifest`] | an export plan or a manifest | as for messages; paths stay below the export's prefix |
-//! | [`key`] | choices of keys | order, codec, bounds and the engine agree, whatever the types |
-//! | [`schema`] | a schema in Sleeper's or our JSON | what is read survives JSON and Arrow |
-//! | [`properties`] | `instance.properties` and a table's properties | what is taken can be asked for |
-//! | [`names`] | a name, path or location | nothing outside the directories that are allowed can be named |
-//! | [`items`] | stored items as JSON | damage is an error of the reader, never a panic |
+//! | [`parquet()`] | a Parquet file | ingest refuses it as `Invalid` by its name, or its rows are those that the reader of the arrow project finds, sorted and cut at leaves; an export has the same rows; a data file with a wrong checksum or a flipped bit is `Corrupt` |
+//! | [`message()`] | a queue message | parsers refuse with `Invalid`, what they take survives being written and read, ids agree |
+//! | [`transaction()`] | a log entry, or choices of records | every record applies to every state, the invariants hold after it, a refusal changes nothing, and entries and snapshots survive being written and read |
+//! | [`snapshot()`] | a snapshot, or its frames | damage is `Corrupt`; what is read is written as the same state |
+//! | [`manifest()`] | an export plan or a manifest | as for messages; paths stay below the export's prefix |
+//! | [`key()`] | choices of keys | order, codec, bounds and the engine agree, whatever the types |
+//! | [`schema()`] | a schema in Sleeper's or our JSON | what is read survives JSON and Arrow |
+//! | [`properties()`] | `instance.properties` and a table's properties | what is taken can be asked for |
+//! | [`names()`] | a name, path or location | nothing outside the directories that are allowed can be named |
+//! | [`items()`] | stored items as JSON | damage is an error of the reader, never a panic |
 //!
 //! # Running
 //!
