@@ -321,9 +321,10 @@ class Instance:
         return self.describe(names[0])
 
     def data_files(self) -> set[str]:
-        """Every object below the tables' data prefixes, as <tableId>/data/…."""
+        """Every whole object below the tables' data prefixes, as <tableId>/data/…."""
         bucket = self.data / "buckets" / "data"
-        files = (path.relative_to(bucket) for path in bucket.rglob("*") if path.is_file())
+        whole = (path for path in bucket.rglob("*") if path.is_file() and not UNFINISHED.search(path.name))
+        files = (path.relative_to(bucket) for path in whole)
         return {str(path) for path in files if path.parts[1] == "data"}
 
     def known_files(self) -> set[str]:
