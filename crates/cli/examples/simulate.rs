@@ -68,17 +68,18 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     let threads = arguments.threads.unwrap_or_else(campaign::all_threads);
     let seeds = (arguments.first, arguments.seeds);
     let every = (arguments.seeds / 20).max(1);
-    let campaign = campaign::run(seeds, &rows, threads, arguments.stop_after, |done, failed| {
-        if done % every == 0 {
-            eprintln!("{done} of {} seeds, {failed} failed", arguments.seeds);
+    let campaign = campaign::run(seeds, &rows, threads, arguments.stop_after, |so_far, failure| {
+        if let Some(failure) = failure {
+            eprintln!("{failure}");
+        }
+        if so_far.seeds % every == 0 {
+            let failed = so_far.failures.len();
+            eprintln!("{} of {} seeds, {failed} failed", so_far.seeds, arguments.seeds);
         }
     });
     match arguments.format {
         Format::Table => table(&campaign),
         Format::Json => println!("{}", json_of(&campaign, rows.name())),
-    }
-    for failure in &campaign.failures {
-        eprintln!("{failure}");
     }
     Ok(ExitCode::from(u8::from(!campaign.failures.is_empty())))
 }

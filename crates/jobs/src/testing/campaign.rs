@@ -27,7 +27,7 @@ pub struct Campaign {
 }
 
 /// Runs the seeds from `first` on, one after the other on each of `threads`, until `count` were run or `stop_after`
-/// of them failed. `progress` hears how many are done and how many failed.
+/// of them failed. `progress` hears what there is so far after each run, and how that run failed if it did.
 #[expect(
     clippy::disallowed_methods,
     reason = "runs are on threads of their own and last a while"
@@ -37,7 +37,7 @@ pub fn run(
     rows: &Arc<dyn Rows>,
     threads: usize,
     stop_after: usize,
-    progress: impl Fn(u64, usize) + Sync,
+    progress: impl Fn(&Campaign, Option<&Failure>) + Sync,
 ) -> Campaign {
     let began = Instant::now();
     let next = AtomicU64::new(0);
@@ -53,11 +53,11 @@ pub fn run(
                     let end = simulation::run(first + seed, rows, KEPT_LINES);
                     let mut campaign = campaign.lock();
                     campaign.seeds += 1;
-                    match end {
-                        Ok(summary) => campaign.total.add(&summary),
-                        Err(failure) => campaign.failures.push(failure),
+                    match &end {
+                        Ok(summary) => campaign.total.add(summary),
+                        Err(failure) => campaign.failures.push(failure.clone()),
                     }
-                    progress(campaign.seeds, campaign.failures.len());
+                    progress(&campaign, end.as_ref().err());
                 }
             });
         }
