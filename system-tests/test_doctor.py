@@ -43,7 +43,7 @@ def examined(make_instance: Make) -> Instance:
     for number in range(2):
         ingest(instance, number)
     with instance.serve("worker", "snapshots", "repair"):
-        wait_for(lambda: snapshots(instance), "a snapshot is written")
+        wait_for(lambda: checked(instance, "doctor", "events")["snapshots"], "a snapshot is recorded")
     for number in range(2, 4):
         ingest(instance, number)
     instance.export("events", "export-1")
@@ -56,6 +56,12 @@ def doctor(instance: Instance, *options: str, code: int = 0) -> list[tuple[str, 
     assert report["table"] == "events" and report["deep"] == ("--deep" in options)
     assert all(finding["found"] and finding["remedy"] for finding in report["findings"]), report
     return [(finding["invariant"], finding["place"]) for finding in report["findings"]]
+
+
+def checked(instance: Instance, *command: str) -> dict[str, int]:
+    """How much the doctor has looked at, by what it is."""
+    (report,) = instance.json(*command)
+    return {checked["what"]: checked["count"] for checked in report["checked"]}
 
 
 def bucket(instance: Instance) -> Path:
@@ -88,8 +94,7 @@ def test_a_sound_table_has_no_findings_and_is_left_as_it_was(examined: Instance)
     before = contents(examined), items(examined)
     for options in [(), ("--deep",)]:
         assert doctor(examined, *options) == []
-    (report,) = examined.json("doctor", "--all", "--deep")
-    counts = {checked["what"]: checked["count"] for checked in report["checked"]}
+    counts = checked(examined, "doctor", "--all", "--deep")
     assert counts["log entries"] >= 5 and counts["snapshots"] >= 1 and counts["jobs"] == 5, counts
     assert counts["live files"] == counts["files read"] == len(examined.data_files()), counts
     assert counts["finished exports"] == 1 and counts["objects in flight"] == 0, counts

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "core/export_plan.rs"]
+mod export_plan;
 #[path = "core/faulty_items.rs"]
 mod faulty_items;
 #[path = "core/invariants.rs"]
