@@ -2,7 +2,8 @@
 //!
 //! A table is made by one transaction of the item store that reserves its name, lists it and writes the first
 //! entry of its log, so no table is ever half there. A deleted table frees its name at once and stays listed as
-//! deleted until garbage collection has removed its objects.
+//! deleted until garbage collection has removed its objects; that it was purged stays known, for what runs that
+//! outlived it may still write.
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
@@ -22,6 +23,7 @@ use crate::{
 
 const NAMES: &str = "names";
 const DELETED: &str = "deleted";
+const PURGED: &str = "purged";
 
 /// How often a change is tried again that met another one.
 const MAX_ATTEMPTS: u32 = 10;
@@ -422,12 +424,13 @@ impl Tables {
         }
     }
 
-    /// Forgets a deleted table whose objects are gone.
+    /// Forgets a deleted table whose objects are gone, but for its id.
     ///
     /// # Errors
     /// Errors of the item store.
     pub async fn forget_deleted(&self, id: &TableId) -> Result<()> {
         let listed = ItemKey::new(Collection::TableNames, DELETED, id.as_str());
+        let purged = ItemKey::new(Collection::TableNames, PURGED, id.as_str());
         self.items
             .transact(vec![
                 Write::Delete {
@@ -438,7 +441,20 @@ impl Tables {
                     key: listed,
                     condition: Condition::None,
                 },
+                Write::Put {
+                    item: Item::new(purged),
+                    condition: Condition::None,
+                },
             ])
             .await
+    }
+
+    /// Whether there once was a table with this id, and is not any more.
+    ///
+    /// # Errors
+    /// Errors of the item store.
+    pub async fn is_purged(&self, id: &TableId) -> Result<bool> {
+        let purged = ItemKey::new(Collection::TableNames, PURGED, id.as_str());
+        Ok(self.items.get(&purged).await?.is_some() && self.by_id(id).await?.is_none())
     }
 }

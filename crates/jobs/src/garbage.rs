@@ -1,4 +1,4 @@
-//! Schedule: delete what no state that is kept refers to.
+//! Schedule: delete what no state that is kept refers to. Tables that were deleted go in [`purge`].
 //!
 //! A file goes in three steps, each of which may run again: the log marks it, so that no commit can bring it back
 //! and no reader can pin a state that has it; its object is deleted; the log forgets it and remembers its name
@@ -8,13 +8,15 @@
 //! Objects are listed before the state is read, so what a state learns of in between is never taken for an
 //! orphan.
 
+pub mod purge;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
 use dormouse_core::{
-    ErrorKind, Result,
+    Result,
     ids::{FileName, TableId, TransactionNumber},
     plan::garbage::{GarbagePolicy, deletable, markable},
     state::{
@@ -27,7 +29,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use object_store::{ObjectMeta, ObjectStoreExt, path::Path};
 use serde::Serialize;
 
-use crate::{repair, services::Services};
+use crate::services::Services;
 
 /// How many files one record names.
 const BATCH: usize = 1000;
@@ -210,46 +212,4 @@ async fn sweep_leftovers(
         }
     }
     Ok(swept)
-}
-
-/// Removes every object of a deleted table once its files are collected, ends its jobs that were left unended, and
-/// forgets the table. Says whether it is forgotten.
-///
-/// A run that began before the table was deleted may still write files, for as long as `orphan_age`; so long the
-/// table stays listed, and its orphans are swept. The caller knows from the index of tables that it was deleted.
-///
-/// # Errors
-/// Errors of the stores.
-pub async fn purge_deleted(services: &Services, table: &TableId, orphan_age: Duration) -> Result<bool> {
-    let state = match services.states.state(table).await {
-        // An earlier purge removed a part of the log, which it does only when nothing else is left.
-        Err(error) if error.kind() == ErrorKind::Corrupt => Default::default(),
-        state => state?,
-    };
-    match state.status() {
-        TableStatus::Live => return Ok(false),
-        TableStatus::Deleted => {
-            if services.ports.clock.now().since(state.at()) < orphan_age {
-                return Ok(false);
-            }
-            let mut data = services.data.list(Some(&Path::from(format!("{table}/data"))));
-            if state.garbage().next().is_some() || data.next().await.transpose()?.is_some() {
-                return Ok(false);
-            }
-            repair::jobs_of_deleted(services, table, &state).await?;
-        }
-        // An earlier purge removed all of the log and came no further.
-        TableStatus::Absent => {}
-    }
-    services.states.remove(table).await?;
-    let rest: Vec<ObjectMeta> = services
-        .data
-        .list(Some(&Path::from(table.as_str())))
-        .try_collect()
-        .await?;
-    for meta in rest {
-        delete(services, meta.location).await?;
-    }
-    services.tables.forget_deleted(table).await?;
-    Ok(true)
 }

@@ -89,6 +89,7 @@ impl IngestWorker {
         drop(state);
         let progress = Arc::new(Progress::default());
         let files = tokio::select! {
+            biased;
             files = services.ports.engine.ingest(spec, progress.clone()) => files,
             never = self.report_progress(&subject, run, &progress) => match never {},
         }

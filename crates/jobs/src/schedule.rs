@@ -1,6 +1,10 @@
 //! What happens by itself, from time to time.
 
-use std::{collections::BTreeMap, future::Future, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    time::Duration,
+};
 
 use dormouse_core::{
     ErrorKind, Result,
@@ -115,11 +119,13 @@ async fn each<T, F: Future<Output = Result<()>>>(
 /// or id: a table that fails keeps no other from its turn.
 ///
 /// # Errors
-/// Errors of the index of tables, and of sweeping abandoned uploads.
+/// Errors of the index of tables, and of sweeping late objects and abandoned uploads.
 pub async fn collect_all(services: &Services, times: Override) -> Result<Vec<(String, Result<Collected>)>> {
     let orphan_age = times.orphan_age.unwrap_or(services.settings.orphan_age());
     let mut turns = Vec::new();
+    let mut known = BTreeSet::new();
     for table in services.tables.list().await? {
+        known.insert(table.id.clone());
         if table.phase == TablePhase::Online || times.offline {
             let turn = collect(services, &table, times, orphan_age).await;
             turns.push((table.name.to_string(), turn));
@@ -128,7 +134,10 @@ pub async fn collect_all(services: &Services, times: Override) -> Result<Vec<(St
     for id in services.tables.deleted().await? {
         let turn = collect_deleted(services, &id, times, orphan_age).await;
         turns.push((id.to_string(), turn));
+        known.insert(id);
     }
+    let late = garbage::purge::late_objects(services, &known, orphan_age).await?;
+    turns.extend(late.into_iter().map(|(id, swept)| (id.to_string(), Ok(swept))));
     for bucket in [services.data_bucket(), services.export_bucket()] {
         services
             .ports
@@ -165,11 +174,14 @@ async fn collect_deleted(
         history: Duration::ZERO,
     };
     let collected = match garbage::run(services, table, policy, orphan_age).await {
-        // A purge that was cut short leaves a part of the log; it is taken up again.
-        Err(error) if error.kind() == ErrorKind::Corrupt => Collected::default(),
+        // A purge that was cut short leaves a part of the log, and it is taken up again; one of another process
+        // leaves nothing.
+        Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {
+            Collected::default()
+        }
         collected => collected?,
     };
-    garbage::purge_deleted(services, table, orphan_age).await?;
+    garbage::purge::deleted(services, table, orphan_age).await?;
     Ok(collected)
 }
 

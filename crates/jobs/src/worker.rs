@@ -177,6 +177,7 @@ pub async fn run(services: &Services, handler: &dyn Handler, stop: &Cancellation
     }
     // A receive that is under way may have taken messages already.
     tokio::select! {
+        biased;
         received = &mut receiving, if !receiving.is_terminated() => held.extend(received),
         () = services.ports.clock.sleep(RECEIVE_GRACE) => {}
     }
@@ -187,6 +188,7 @@ pub async fn run(services: &Services, handler: &dyn Handler, stop: &Cancellation
         }
     };
     tokio::select! {
+        biased;
         () = drained => {}
         () = services.ports.clock.sleep(services.settings.worker_drain()) => {}
     }

@@ -55,7 +55,7 @@ struct Audit {
 }
 
 /// The rare events that simulations are made for; a long run sees each.
-pub const RARE_EVENTS: [&str; 17] = [
+pub const RARE_EVENTS: [&str; 18] = [
     "append landed and its reply was lost",
     "append lost its race",
     "job acknowledged by a run that was not told of its commit",
@@ -73,6 +73,7 @@ pub const RARE_EVENTS: [&str; 17] = [
     "dead letter of a committed job sent again",
     "entry too large for its item",
     "table cleared",
+    "table cleared while an export was open",
 ];
 
 /// Who sees every write that took effect.

@@ -229,6 +229,60 @@ async fn a_deleted_table_goes_entirely_although_each_collection_dies() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_written_after_a_purge_is_swept_and_nothing_else() {
+    let world = World::new();
+    let table = world.table("events", 2).await;
+    let other = world.table("other", 1).await;
+    world.fed(&other, "j2", &rows("b", [1])).await;
+    world.services.tables.delete(&table.name).await.unwrap();
+    world.sleep(Duration::from_secs(25 * 3600)).await;
+    Schedule::Garbage.run_once(&world.process()).await.unwrap();
+    assert!(world.services.tables.deleted().await.unwrap().is_empty());
+    let (late, foreign) = (orphan(&table, 1), Path::from("00000000/data/of-nobody-we-know"));
+    for path in [&late, &foreign] {
+        world.services.data.put(path, "late".into()).await.unwrap();
+    }
+    Schedule::Garbage.run_once(&world.process()).await.unwrap();
+    world.services.data.head(&late).await.unwrap();
+    world.sleep(Duration::from_secs(25 * 3600)).await;
+    let turns = collect_all(&world.process(), Override::default()).await.unwrap();
+    let (_, turn) = turns.iter().find(|(id, _)| *id == table.id.as_str()).unwrap();
+    assert_eq!(turn.as_ref().unwrap().orphans, 1);
+    world.services.data.head(&late).await.unwrap_err();
+    world.services.data.head(&foreign).await.unwrap();
+    assert_eq!(world.rows(&other).await, rows("b", [1]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn collectors_that_meet_at_a_deleted_table_both_succeed() {
+    for polls in 1.. {
+        let world = World::new();
+        let table = world.table("events", 2).await;
+        world.fed(&table, "j1", &rows("a", [1, 150])).await;
+        world.services.tables.delete(&table.name).await.unwrap();
+        let late = orphan(&table, 1);
+        world.services.data.put(&late, "late".into()).await.unwrap();
+        world.sleep(Duration::from_secs(25 * 3600)).await;
+        let (one, other) = (world.process(), world.process());
+        let mut collecting = Box::pin(Schedule::Garbage.run_once(&one));
+        let ended = polled(polls, &mut collecting).await;
+        for _ in 0..2 {
+            Schedule::Garbage.run_once(&other).await.unwrap();
+            world.sleep(Duration::from_secs(25 * 3600)).await;
+        }
+        if let Some(ended) = ended {
+            ended.unwrap();
+            assert!(polls > 20, "{polls}");
+            return;
+        }
+        let ended = collecting.await;
+        ended.unwrap_or_else(|error| panic!("after {polls} polls: {}", error.report()));
+        Schedule::Garbage.run_once(&other).await.unwrap();
+        assert!(world.services.tables.deleted().await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn commit_requests_that_were_answered_are_swept_whatever_their_names() {
     let world = World::new();
     let table = world.table("events", 1).await;

@@ -50,7 +50,7 @@ fn two_thousand_seeds_break_no_promise_and_see_every_rare_event() {
 
 #[test]
 fn the_same_seed_gives_the_same_trace() {
-    for seed in 1..=20 {
+    for seed in 1..=100 {
         let run = || simulation::run(seed, &rows(), simulation::KEPT_LINES).unwrap();
         let (first, second) = (run(), run());
         assert_eq!(first.hash, second.hash, "seed {seed}");
@@ -77,6 +77,9 @@ fn seeds_that_once_failed_do_not_again() {
         // An export whose table was deleted after its mark was written was reported as failed:
         // `an_export_that_was_complete_before_its_table_went_is_reported_as_finished`.
         6659, 8194, 9617,
+        // A collector failed whose table another had just purged:
+        // `collectors_that_meet_at_a_deleted_table_both_succeed`.
+        30324,
     ];
     for seed in regressions {
         if let Err(failure) = simulation::run(seed, &rows(), simulation::KEPT_LINES) {

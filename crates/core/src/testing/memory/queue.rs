@@ -210,6 +210,7 @@ impl Queue for MemoryQueue {
             }
             let next = self.until_next().unwrap_or(wait);
             tokio::select! {
+                biased;
                 () = arrived => {}
                 () = self.clock.sleep(next) => {}
                 () = &mut time_is_up => return Ok(self.take(max)),

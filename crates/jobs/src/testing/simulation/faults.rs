@@ -229,7 +229,9 @@ impl ByChance {
             FaultKind::CrashAtCall if self.rng.random_bool(0.5) => act(Act::CrashBefore),
             FaultKind::CrashAtCall => act(Act::CrashAfter),
             FaultKind::PauseAtCall => {
-                let time = self.seconds(10, 200);
+                // The longest outlasts what tables keep of their history.
+                let longest = *[100, 200, 900].choose(&mut self.rng).unwrap_or(&200);
+                let time = self.seconds(10, longest);
                 act(if self.rng.random_bool(0.5) {
                     Act::PauseBefore(time)
                 } else {

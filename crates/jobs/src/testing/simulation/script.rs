@@ -108,7 +108,10 @@ impl<'a> Script<'a> {
         let has = |kind| self.run.has(kind);
         match choice {
             0..40 => self.ingest().await,
-            40..52 => self.export().await,
+            40..52 => {
+                let (_, table) = self.any_table();
+                self.export(&table).await;
+            }
             52..56 => self.bad_job().await,
             56..64 if has(FaultKind::SentAgain) => self.send_again().await,
             64..70 if has(FaultKind::Kill) => self.to_process(|control| control.kill()),
@@ -186,11 +189,20 @@ impl<'a> Script<'a> {
         let (name, _) = self.any_table();
         let number = self.number();
         let job = format!("job-{number:03}");
-        let body = match self.run.draw(|rng| rng.random_range(0..5)) {
+        let body = match self.run.draw(|rng| rng.random_range(0..6)) {
             0 => format!(r#"{{"id":"{job}","tableName":"{name}","files":["{INPUTS}/nothing"]}}"#),
             1 => format!(r#"{{"id":"{job}","tableName":"no-table","files":["{INPUTS}/nothing"]}}"#),
             2 => format!(r#"{{"id":"{job}","tableName":"{name}","files":[]}}"#),
             3 => {
+                self.run
+                    .instance
+                    .input(&job, &[(1, "not alone".to_owned())], 1)
+                    .await;
+                format!(
+                    r#"{{"id":"{job}","tableName":"{name}","files":["{INPUTS}/{job}","{INPUTS}/nothing"]}}"#
+                )
+            }
+            4 => {
                 let path = Path::from(format!("{job}.parquet"));
                 let inputs = self.run.instance.storage.bucket(INPUTS);
                 inputs.put(&path, "not rows".into()).await.unwrap();
@@ -221,8 +233,7 @@ impl<'a> Script<'a> {
         self.send(QueueName::Ingest, body).await;
     }
 
-    async fn export(&mut self) {
-        let (_, table) = self.any_table();
+    async fn export(&mut self, table: &TableInfo) {
         let export = format!("export-{:03}", self.number());
         self.expected.exports.insert(export.clone(), table.id.clone());
         let body = format!(r#"{{"tableId":"{}","exportId":"{export}"}}"#, table.id);
@@ -290,8 +301,22 @@ impl<'a> Script<'a> {
         states.commit(table, Commit::new(id, record)).await.unwrap();
     }
 
+    /// Clears a table, now and then while an export reads it.
     async fn clear(&mut self) {
         let (_, table) = self.any_table();
+        if self.run.draw(|rng| rng.random_bool(0.5)) {
+            self.export(&table).await;
+            let wait = self.run.draw(|rng| rng.random_range(0..5_000));
+            self.run.instance.sleep(Duration::from_millis(wait)).await;
+        }
+        let state = self.run.instance.operator.states.state(&table.id).await.unwrap();
+        if state.pins().next().is_some() {
+            self.run
+                .instance
+                .stage
+                .auditor
+                .count("table cleared while an export was open");
+        }
         self.commit(&table.id, "clear", Record::TableCleared).await;
     }
 
@@ -306,15 +331,12 @@ impl<'a> Script<'a> {
         if leaf.bounds.lower.as_ref() == Some(&at) {
             return;
         }
-        for export in self.expected.exports.values() {
-            if *export == table.id && state.pins().next().is_some() {
-                self.run
-                    .instance
-                    .stage
-                    .auditor
-                    .count("split while an export was open");
-                break;
-            }
+        if state.pins().next().is_some() {
+            self.run
+                .instance
+                .stage
+                .auditor
+                .count("split while an export was open");
         }
         let number = self.number();
         let split = Split {
