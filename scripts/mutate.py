@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import tomllib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,6 +24,7 @@ CACHE = Path(os.environ["DORMOUSE_CACHE"]) / "mutate"
 COPY = CACHE / "checkout"
 # Cargo tells checkouts apart by nothing but their target directories: broken code must not come into another's.
 TARGET = CACHE / "target"
+PYTEST = str(Path(os.environ["DORMOUSE_CACHE"]) / "venv" / "bin" / "pytest")
 REPORT = ROOT / "docs" / "mutations.md"
 
 # The longest that a layer may take; one that takes longer has found a change that makes something wait for ever.
@@ -44,6 +45,8 @@ class Layer:
     packages: list[str]
     targets: list[str]
     arguments: list[str]
+    # Whether these are pytest's, which drive what is built.
+    driven: bool = False
 
 
 def skipping(*names: str) -> list[str]:
@@ -58,6 +61,7 @@ LAYERS = [
     Layer("simulation with Parquet", ["dormouse-cli"], ["--test=simulation"], []),
     Layer("engine tests", ["dormouse-engine"], ["--lib", "--tests"], []),
     Layer("local tests", ["dormouse-local"], ["--lib", "--tests"], []),
+    Layer("power loss", ["dormouse-cli"], ["--bin=dormouse"], ["-xq", "system-tests/test_power_loss.py"], driven=True),
 ]
 LAYER_NAMES = [layer.name for layer in LAYERS]
 
@@ -152,6 +156,7 @@ class Program:
 
     path: str
     directory: Path
+    environment: dict[str, str]
 
 
 class DoesNotBuildError(Exception):
@@ -162,14 +167,19 @@ def build(layer: Layer) -> list[Program]:
     """Builds the programs of a layer."""
     env = {**os.environ, "CARGO_TARGET_DIR": str(TARGET)}
     packages = [f"--package={package}" for package in layer.packages]
-    command = ["cargo", "test", "--no-run", "--all-features", "--locked", "--message-format=json", *packages]
+    work = ["build"] if layer.driven else ["test", "--no-run", "--all-features"]
+    command = ["cargo", *work, "--locked", "--message-format=json", *packages]
     done = subprocess.run([*command, *layer.targets], cwd=COPY, env=env, capture_output=True, text=True)
     messages = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode != 0:
         rendered = (message["message"]["rendered"] for message in messages if message["reason"] == "compiler-message")
         raise DoesNotBuildError("".join(rendered) + done.stderr)
-    built = (message for message in messages if message.get("executable") and message["profile"]["test"])
-    return [Program(message["executable"], Path(message["manifest_path"]).parent) for message in built]
+    built = [message for message in messages if message.get("executable")]
+    if layer.driven:
+        (binary,) = built
+        return [Program(PYTEST, COPY, {"DORMOUSE_BIN": binary["executable"]})]
+    built = (message for message in built if message["profile"]["test"])
+    return [Program(message["executable"], Path(message["manifest_path"]).parent, {}) for message in built]
 
 
 @dataclass
@@ -192,6 +202,8 @@ def read_failure(output: str) -> Failure | None:
         return None
     if point := first_match(r'^(?:\d+ of \d+ runs: )?(\w+ (?:before|after) ".*?") #\d+: \[\n\s*"(.*)"', output):
         return Failure(None, f"{point[1]}: {point[2]}")
+    if driven := first_match(r"^E +(.*)", output):
+        return Failure(None, driven[1])
     tests = re.findall(r"^test (\S+) .*?\.\.\. FAILED$", output, re.MULTILINE)
     if not tests:
         tests = re.findall(r"^    (\S+)$", output.rpartition("failures:")[2], re.MULTILINE)
@@ -205,7 +217,7 @@ def read_failure(output: str) -> Failure | None:
 
 def run_program(program: Program, arguments: list[str], seeds: int, deadline: float) -> Failure | None:
     """Runs a test program. Nothing says that all is well."""
-    env = {**os.environ, "DORMOUSE_SIMULATED_SEEDS": str(seeds), "RUST_BACKTRACE": "0"}
+    env = {**os.environ, **program.environment, "DORMOUSE_SIMULATED_SEEDS": str(seeds), "RUST_BACKTRACE": "0"}
     command = [program.path, *arguments]
     with open(CACHE / "output.log", "wb+") as log:
         process = subprocess.Popen(
@@ -321,6 +333,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="the mutations to run; all if none is named")
     parser.add_argument("--list", action="store_true", help="print the mutations and end")
     parser.add_argument("--seeds", type=int, default=1000, help="how many seeds the simulation may take (1000)")
+    parser.add_argument("--layer", action="append", metavar="LAYER", help="run only this layer; may be given again")
     parser.add_argument("--format", choices=["text", "json"], default="text")
     parser.add_argument("--write", action="store_true", help=f"write {REPORT.relative_to(ROOT)}")
     parser.add_argument("--trust", action="store_true", help="do not run the tests on unbroken code first")
@@ -334,6 +347,12 @@ def main() -> None:
         sys.exit("the page is about all mutations: --write takes no names")
     if options.names:
         mutations = [mutation for mutation in mutations if mutation.name in options.names]
+    if unknown := set(options.layer or []) - set(LAYER_NAMES):
+        sys.exit(f"no layer is called {', '.join(sorted(unknown))}; there are: {', '.join(LAYER_NAMES)}")
+    if options.layer and options.write:
+        sys.exit("the page is about all layers: --write takes no --layer")
+    if options.layer:
+        mutations = [replace(m, layers=[name for name in m.layers if name in options.layer]) for m in mutations]
     if options.list:
         for mutation in mutations:
             print(f"{mutation.name}\n    {mutation.why}")

@@ -6,6 +6,8 @@
 mod export_plan;
 #[path = "core/faulty_items.rs"]
 mod faulty_items;
+#[path = "core/faulty_objects.rs"]
+mod faulty_objects;
 #[path = "core/invariants.rs"]
 mod invariants;
 #[path = "core/ports.rs"]

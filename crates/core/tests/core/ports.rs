@@ -1,8 +1,7 @@
 //! The adapters in memory keep the contracts of the ports.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use async_trait::async_trait;
 use dormouse_core::{
     ErrorKind,
     ids::BucketName,
@@ -17,11 +16,9 @@ use dormouse_core::{
     },
     time::Timestamp,
 };
-use futures::stream::BoxStream;
-use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, memory::InMemory, path::Path,
-};
+use object_store::{ObjectStoreExt, path::Path};
+
+use crate::faulty_objects::{FaultyObjects, Puts};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_item_store_in_memory_conforms() {
@@ -101,75 +98,10 @@ fn a_seed_gives_the_same_ids_again() {
     assert_eq!(drawn.0.get_version_num(), 4);
 }
 
-/// A store that refuses to create any object as if it were there, and perhaps has written it.
-#[derive(Debug)]
-struct Refusing {
-    inner: InMemory,
-    writes: bool,
-}
-
-impl fmt::Display for Refusing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("refusing")
-    }
-}
-
-#[async_trait]
-impl ObjectStore for Refusing {
-    async fn put_opts(
-        &self,
-        location: &Path,
-        payload: PutPayload,
-        options: PutOptions,
-    ) -> object_store::Result<PutResult> {
-        if self.writes {
-            self.inner.put_opts(location, payload, options).await?;
-        }
-        Err(object_store::Error::AlreadyExists {
-            path: location.to_string(),
-            source: "a conflict".into(),
-        })
-    }
-
-    async fn put_multipart_opts(
-        &self,
-        location: &Path,
-        options: PutMultipartOptions,
-    ) -> object_store::Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(location, options).await
-    }
-
-    async fn get_opts(&self, location: &Path, options: GetOptions) -> object_store::Result<GetResult> {
-        self.inner.get_opts(location, options).await
-    }
-
-    fn delete_stream(
-        &self,
-        locations: BoxStream<'static, object_store::Result<Path>>,
-    ) -> BoxStream<'static, object_store::Result<Path>> {
-        self.inner.delete_stream(locations)
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
-        self.inner.list(prefix)
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> object_store::Result<()> {
-        self.inner.copy_opts(from, to, options).await
-    }
-}
-
 #[tokio::test]
 async fn an_object_that_is_said_to_exist_is_looked_at() {
     let path = Path::from("a");
-    let store = |writes| Refusing {
-        inner: InMemory::new(),
-        writes,
-    };
+    let store = |written| FaultyObjects::new(Puts::Refused { written });
     let written = store(true);
     create_object(&written, &path, "body".into()).await.unwrap();
 

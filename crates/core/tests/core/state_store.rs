@@ -26,7 +26,11 @@ use futures::future::join_all;
 use object_store::{ObjectStore, ObjectStoreExt, memory::InMemory};
 use proptest::prelude::*;
 
-use crate::{faulty_items::FaultyItems, samples::*};
+use crate::{
+    faulty_items::FaultyItems,
+    faulty_objects::{FaultyObjects, Puts},
+    samples::*,
+};
 
 /// Stores that several processes share.
 struct World {
@@ -832,6 +836,17 @@ async fn truncation_removes_bodies_and_snapshots_that_nothing_needs() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_snapshot_that_was_not_stored_as_it_was_written_is_not_listed() {
+    let (world, _) = World::with_table(18, &[]).await;
+    let objects = Arc::new(FaultyObjects::new(Puts::Flipped));
+    let ids = Arc::new(SeededIds::new(1));
+    let store = StateStore::new(world.items.clone(), objects, world.clock.clone(), ids);
+    let error = store.snapshot(&table(), 1).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{}", error.report());
+    assert_eq!(world.process(1).snapshots(&table()).await.unwrap().len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_maker_that_stood_still_does_not_remove_the_snapshot_that_the_log_was_cut_behind() {
     let (world, store) = World::with_table(18, &[]).await;
     let mut made = Vec::new();
@@ -857,6 +872,46 @@ async fn a_maker_that_stood_still_does_not_remove_the_snapshot_that_the_log_was_
     let newest = world.process(2).state(&table).await.unwrap();
     assert_eq!(newest.oldest_readable(), made[1].0);
     for number in made[1].0.0..=newest.transaction().0 {
+        let number = TransactionNumber(number);
+        let as_of = AsOf::Transaction(number);
+        let state = world.process(3).state_as_of(&table, as_of).await.unwrap();
+        assert_eq!(state.transaction(), number);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_log_is_not_cut_behind_a_snapshot_that_another_maker_has_removed() {
+    let (world, store) = World::with_table(18, &[]).await;
+    let mut made = Vec::new();
+    let make = async |made: &mut Vec<_>| {
+        let number = tick(&world, &store, &format!("t{}", made.len())).await;
+        store.snapshot(&table(), 1).await.unwrap();
+        made.push((number, world.clock.now()));
+        world.clock.sleep(Duration::from_secs(60)).await;
+    };
+    for _ in 0..3 {
+        make(&mut made).await;
+    }
+    let slow_items = world.faulty(1);
+    let slow = world.process_on(slow_items.clone(), 1);
+    slow_items.closed.store(true, Relaxed);
+    let (table, behind) = (table(), made[1].1);
+    let others = async {
+        // The slow one has decided to cut behind the second snapshot.
+        slow_items.arrived.notified().await;
+        for _ in 0..2 {
+            make(&mut made).await;
+        }
+        store.truncate(&table, made[0].1).await.unwrap();
+        let listed = store.snapshots(&table).await.unwrap();
+        assert!(listed.iter().all(|entry| entry.transaction != made[1].0));
+        slow_items.closed.store(false, Relaxed);
+        slow_items.gate.notify_one();
+    };
+    let (cut, ()) = futures::join!(slow.truncate(&table, behind), others);
+    assert_eq!(cut.unwrap(), 0);
+    let newest = world.process(2).state(&table).await.unwrap();
+    for number in newest.oldest_readable().0..=newest.transaction().0 {
         let number = TransactionNumber(number);
         let as_of = AsOf::Transaction(number);
         let state = world.process(3).state_as_of(&table, as_of).await.unwrap();

@@ -361,9 +361,12 @@ impl ObjectStore for FaultyObjects {
                 let store = store.clone();
                 async move {
                     use object_store::ObjectStoreExt as _;
-                    store
-                        .around("delete", &location, store.inner.delete(&location))
-                        .await?;
+                    // Directories say so when nothing is there, and S3 does not.
+                    let deleted = async {
+                        store.inner.head(&location).await?;
+                        store.inner.delete(&location).await
+                    };
+                    store.around("delete", &location, deleted).await?;
                     Ok(location)
                 }
             })

@@ -7,7 +7,7 @@ use dormouse_core::{
     collections::Collection,
     ids::{FileName, PartitionId, TableName},
     ports::{Clock, Condition, Order, Range},
-    state::Record,
+    state::{Record, log::bodies_prefix},
     tables::TableInfo,
     tracker::JobStatus,
 };
@@ -298,6 +298,24 @@ async fn commit_requests_that_were_answered_are_swept_whatever_their_names() {
     world.sleep(Duration::from_secs(25 * 3600)).await;
     let collected = collect_all(&world.process(), Override::default()).await.unwrap();
     assert_eq!(collected[0].1.as_ref().unwrap().leftovers, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_body_of_an_entry_to_come_stays_and_that_of_a_lost_one_goes() {
+    let world = World::new();
+    let table = world.table("events", 1).await;
+    world.fed(&table, "j1", &rows("a", [1])).await;
+    let last = world.state(&table).await.transaction();
+    let body = |number| bodies_prefix(&table.id).join(format!("{number}-{}.json", uuid::Uuid::nil()));
+    let (lost, to_come) = (body(last), body(last.next()));
+    for path in [&lost, &to_come] {
+        world.services.data.put(path, "{}".into()).await.unwrap();
+    }
+    world.sleep(Duration::from_secs(25 * 3600)).await;
+    collect_all(&world.process(), Override::default()).await.unwrap();
+    assert_eq!(world.state(&table).await.transaction(), last);
+    world.services.data.head(&lost).await.unwrap_err();
+    world.services.data.head(&to_come).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

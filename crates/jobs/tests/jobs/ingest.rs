@@ -470,6 +470,33 @@ async fn a_file_that_was_swept_before_its_commit_is_written_anew() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_input_that_is_replaced_while_its_job_runs_fails_the_job() {
+    let world = World::new();
+    let table = world.table("events", 1).await;
+    world.feed(&table, "j1", &rows("a", [1])).await;
+    let begun = world.gate(|step| matches!(step, EngineStep::Ingest { .. }));
+    let services = world.process();
+    tokio::select! {
+        () = world.work(&services) => {}
+        () = async {
+            begun.reached().await;
+            world.input("j1.parquet", &rows("b", [2, 3])).await;
+            world.engine.set_hook(|_| std::future::ready(Ok(())));
+            begun.open();
+            world.settle().await;
+        } => {}
+    }
+    let report = world.job("j1").await;
+    assert_eq!(report.status, JobStatus::Failed);
+    let reasons = report.reasons().join("\n");
+    assert!(
+        reasons.contains("input \"source/j1.parquet\" has changed"),
+        "{reasons}"
+    );
+    assert!(world.rows(&table).await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn files_whose_commit_was_not_answered_stay() {
     let world = World::new();
     let table = world.table("events", 2).await;

@@ -218,6 +218,12 @@ async fn read_input(input: &InputObject) -> Result<Vec<MemoryRow>> {
     };
     let object = match input.store.get_opts(&input.path, options).await {
         Ok(object) => object.bytes().await.map_err(|error| named(error.into()))?,
+        Err(object_store::Error::Precondition { .. }) => {
+            return Err(Error::invalid(format!(
+                "input \"{}\" has changed since the job was accepted",
+                input.name
+            )));
+        }
         Err(error) => return Err(named(error.into())),
     };
     serde_json::from_slice(&object).map_err(|error| {

@@ -221,9 +221,11 @@ impl ObjectStore for SimulatedObjects {
                     let (call, fate) = store.fate("delete", &location);
                     store.before(&call, fate).await?;
                     store.shared.stage.auditor.deleted(&store.bucket, &location);
+                    // Directories say so when nothing is there, and S3 does not.
+                    let there = store.inner.head(&location).await;
                     store.inner.delete(&location).await?;
                     store.after(&call, fate).await?;
-                    Ok(location)
+                    there.map(|_| location)
                 }
             })
             .boxed()
