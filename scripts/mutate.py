@@ -55,9 +55,9 @@ def skipping(*names: str) -> list[str]:
 
 LAYERS = [
     Layer("simulation", SMALL, ["--test=jobs"], ["--exact", SIMULATION]),
+    Layer("tests", SMALL, ["--lib", "--test=core", "--test=jobs"], skipping(*NO_FINDS, CRASH_POINTS)),
     Layer("crash points", SMALL, ["--test=jobs"], ["--exact", CRASH_POINTS]),
     Layer("models", SMALL, ["--test=models"], []),
-    Layer("tests", SMALL, ["--lib", "--test=core", "--test=jobs"], skipping(*NO_FINDS, CRASH_POINTS)),
     Layer("simulation with Parquet", ["dormouse-cli"], ["--test=simulation"], []),
     Layer("engine tests", ["dormouse-engine"], ["--lib", "--tests"], []),
     Layer("local tests", ["dormouse-local"], ["--lib", "--tests"], []),
