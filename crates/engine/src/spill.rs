@@ -61,9 +61,14 @@ struct SpillLock {
 impl SpillLock {
     fn take(directory: &Path) -> std::io::Result<Self> {
         let path = lock_path(directory);
-        let file = File::create_new(&path)?;
-        file.lock()?;
-        Ok(Self { path, _file: file })
+        loop {
+            let file = File::create_new(&path)?;
+            file.lock()?;
+            // Who found it before it was locked took it for abandoned and removed it.
+            if fs::exists(&path)? {
+                return Ok(Self { path, _file: file });
+            }
+        }
     }
 }
 
@@ -274,6 +279,8 @@ impl SortedSource for RunReader {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
     use super::*;
 
     #[test]
@@ -292,5 +299,26 @@ mod tests {
 
         drop(living);
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_begins_while_others_clean_up_keeps_its_lock() {
+        let parent = tempfile::tempdir().unwrap();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let cleaning = scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    remove_abandoned(parent.path());
+                }
+            });
+            let unlocked = (0..3000).find(|number| {
+                let directory = SpillDirectory::new(parent.path(), number);
+                directory.make().unwrap();
+                !lock_path(&directory.path).exists() || !directory.path.exists()
+            });
+            done.store(true, Ordering::Relaxed);
+            cleaning.join().unwrap();
+            assert_eq!(unlocked, None);
+        });
     }
 }
