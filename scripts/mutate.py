@@ -24,6 +24,7 @@ CACHE = Path(os.environ["DORMOUSE_CACHE"]) / "mutate"
 COPY = CACHE / "checkout"
 # Cargo tells checkouts apart by nothing but their target directories: broken code must not come into another's.
 TARGET = CACHE / "target"
+NOT_FOUND = "**not found**"
 PYTEST = str(Path(os.environ["DORMOUSE_CACHE"]) / "venv" / "bin" / "pytest")
 REPORT = ROOT / "docs" / "mutations.md"
 
@@ -299,33 +300,41 @@ def escaped(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "\\<").replace("`", "'")
 
 
-def page(findings: list[Finding], seeds: int) -> str:
+def line(finding: Finding) -> str:
+    """A finding as a row of docs/mutations.md."""
+    seed = "" if finding.seeds is None else str(finding.seeds)
+    by = finding.by or NOT_FOUND
+    cells = [finding.name, finding.why, by, seed, f"{finding.seconds:.0f}", escaped(finding.says)]
+    return "| " + " | ".join(cells) + " |"
+
+
+def page(lines: list[str], seeds: int) -> str:
     """docs/mutations.md."""
-    found = [finding for finding in findings if finding.by]
-    counts = ", ".join(
-        f"{sum(finding.by == name for finding in findings)} by the {name}"
-        for name in LAYER_NAMES
-        if any(finding.by == name for finding in findings)
-    )
-    lines = [
+    found_by = [row.split(" | ")[2] for row in lines]
+    counts = ", ".join(f"{found_by.count(name)} by the {name}" for name in LAYER_NAMES if name in found_by)
+    return "\n".join([
         "# Seeded bugs",
         "",
         "Tests are worth what they notice. `scripts/mutate` breaks the code in one place at a time and runs the tests",
         "in layers, up to the first layer that fails. `scripts/mutations.toml` holds the changes; this page is written by",
         "`scripts/mutate --write`.",
         "",
-        f"Found: {len(found)} of {len(findings)}; {counts}. The simulation ran up to {seeds} seeds. A seed that finds a",
-        "change is how many were run in order; the seconds are of running, without building.",
+        f"Found: {len(lines) - found_by.count(NOT_FOUND)} of {len(lines)}; {counts}. The simulation ran up to {seeds}",
+        "seeds. A seed that finds a change is how many were run in order; the seconds are of running, without building.",
         "",
         "| Broken | What it would do | Found by | Seed | Seconds | In the words of the test |",
         "|---|---|---|---|---|---|",
-    ]
-    for finding in findings:
-        seed = "" if finding.seeds is None else str(finding.seeds)
-        by = finding.by or "**not found**"
-        cells = [finding.name, finding.why, by, seed, f"{finding.seconds:.0f}", escaped(finding.says)]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        *lines,
+        "",
+    ])
+
+
+def write_page(known: list[str], findings: list[Finding], seeds: int) -> None:
+    """Writes the findings to docs/mutations.md; of mutations that were not run, what is there stays."""
+    rows = [row for row in REPORT.read_text().splitlines() if row.startswith("| ")][1:]
+    lines = {row.split(" | ")[0].removeprefix("| "): row for row in rows}
+    lines |= {finding.name: line(finding) for finding in findings}
+    REPORT.write_text(page([lines[name] for name in known if name in lines], seeds))
 
 
 def main() -> None:
@@ -335,7 +344,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1000, help="how many seeds the simulation may take (1000)")
     parser.add_argument("--layer", action="append", metavar="LAYER", help="run only this layer; may be given again")
     parser.add_argument("--format", choices=["text", "json"], default="text")
-    parser.add_argument("--write", action="store_true", help=f"write {REPORT.relative_to(ROOT)}")
+    help_of_write = f"write {REPORT.relative_to(ROOT)}; the rows of mutations that are not run stay as they are"
+    parser.add_argument("--write", action="store_true", help=help_of_write)
     parser.add_argument("--trust", action="store_true", help="do not run the tests on unbroken code first")
     options = parser.parse_args()
 
@@ -343,8 +353,6 @@ def main() -> None:
     known = [mutation.name for mutation in mutations]
     if unknown := set(options.names) - set(known):
         sys.exit(f"no mutation is called {', '.join(sorted(unknown))}; --list prints all")
-    if options.names and options.write:
-        sys.exit("the page is about all mutations: --write takes no names")
     if options.names:
         mutations = [mutation for mutation in mutations if mutation.name in options.names]
     if unknown := set(options.layer or []) - set(LAYER_NAMES):
@@ -375,7 +383,7 @@ def main() -> None:
     if options.format == "json":
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
     if options.write:
-        REPORT.write_text(page(findings, options.seeds))
+        write_page(known, findings, options.seeds)
     bad = [finding for finding in findings if not is_good(finding)]
     print(f"{len(findings) - len(bad)} of {len(findings)} found as expected", file=sys.stderr)
     sys.exit(bool(bad))

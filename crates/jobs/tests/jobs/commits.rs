@@ -13,7 +13,10 @@ use dormouse_core::{
 use dormouse_jobs::{commit::Committer, commit::commit, ingest::IngestWorker, worker};
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{World, ingest_message, rows};
+use crate::{
+    faults::polled,
+    harness::{VISIBILITY, World, ingest_message, rows},
+};
 
 async fn queued(world: &World, properties: &[(&str, &str)]) -> TableInfo {
     let properties = [&[("table.commit.mode", "queued")], properties].concat();
@@ -106,6 +109,33 @@ async fn a_commit_that_is_refused_is_answered_and_its_neighbours_are_not() {
     assert!(matches!(refused.unwrap(), Outcome::Refused(_)));
     for outcome in [done, idle] {
         assert!(matches!(outcome.unwrap(), Outcome::Applied(_)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_committer_that_dies_anywhere_leaves_the_commit_to_the_next() {
+    for polls in 1.. {
+        let world = World::new();
+        let table = queued(&world, &[]).await;
+        let services = world.process();
+        let clear = Commit::new(CommitId::new("clear"), Record::TableCleared);
+        let (outcome, done) = tokio::join!(commit(&services, &table, clear), async {
+            world.sleep(Duration::from_millis(100)).await;
+            let dying = world.process();
+            let committer = Committer::new(dying.clone());
+            let done = polled(polls, worker::run_once(&dying, &committer)).await;
+            world.sleep(2 * VISIBILITY).await;
+            let next = world.process();
+            worker::run_once(&next, &Committer::new(next.clone()))
+                .await
+                .unwrap();
+            done.is_some()
+        });
+        assert!(matches!(outcome.unwrap(), Outcome::Applied(_)), "{polls} polls");
+        if done {
+            assert!(polls > 5, "{polls} polls");
+            break;
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use dormouse_core::{
     Error,
+    message::ExportLeafMessage,
     plan::export::ExportPlan,
     ports::{Message, QueueName},
     state::Record,
@@ -199,6 +200,13 @@ async fn two_splitters_that_race_go_by_the_plan_that_was_stored_first() {
         split(&world).await;
         if !done {
             slow.await.unwrap();
+        }
+        let stored = &world.exported(&table, "e1").await["_plan.json"];
+        let stored = ExportPlan::decode(stored).unwrap();
+        for letter in world.queue(QueueName::ExportLeaf).peek(100).await.unwrap() {
+            let message = ExportLeafMessage::parse(&letter.body).unwrap();
+            let planned = stored.sub_export(&message.sub_export_id);
+            assert!(planned.is_some(), "{polls} polls: {}", letter.body);
         }
         world.settle().await;
         assert_eq!(
