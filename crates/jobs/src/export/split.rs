@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use async_trait::async_trait;
 use dormouse_core::{
-    Error, Result,
+    Error, ErrorKind, Result,
     ids::{ExportId, PinId, RunId, SubExportId, TableId},
     message::{ExportLeafMessage, ExportMessage, TableRef, export_leaf::region},
     plan::export::{ExportPlan, SubExport},
@@ -83,7 +83,14 @@ impl ExportSplitter {
                 .await
                 .map_err(|error| subject.failure(error))?;
                 subject.accepted = true;
-                self.plan(&table, &export, &state, run).await
+                let planned = self.plan(&table, &export, &state, run).await;
+                planned.map_err(|error| match error.kind() {
+                    // The newest state has left the history since it was read: the next attempt reads a newer one.
+                    ErrorKind::Conflict if message.as_of.is_none() => {
+                        Error::unavailable("the table has moved on").with_source(error)
+                    }
+                    _ => error,
+                })
             }
             Err(error) => Err(error),
         };

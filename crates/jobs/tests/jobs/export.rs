@@ -224,6 +224,34 @@ async fn two_splitters_that_race_go_by_the_plan_that_was_stored_first() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_splitter_that_sleeps_while_the_table_moves_on_exports_a_newer_state() {
+    for polls in 1.. {
+        let world = World::new();
+        let table = filled_with(&world, &[("table.state.history.retention.hours", "0")]).await;
+        let before = world.rows(&table).await;
+        world.send(QueueName::Export, export_message(&table, "e1")).await;
+        let services = world.process();
+        let splitter = ExportSplitter::new(services.clone());
+        let mut slow = Box::pin(worker::run_once(&services, &splitter));
+        let done = polled(polls, &mut slow).await.is_some();
+        world.commit(&table, "clear", Record::TableCleared).await;
+        world.sleep(Duration::from_secs(20 * 60)).await;
+        collect_all(&world.process(), Override::default()).await.unwrap();
+        if !done {
+            slow.await.unwrap();
+        }
+        world.settle().await;
+        assert_eq!(world.job("e1").await.status, JobStatus::Finished, "{polls} polls");
+        let exported = sorted(world.rows_of_export(&table, "e1").await);
+        assert!(exported.is_empty() || exported == before, "{polls} polls");
+        if done {
+            assert!(polls > 10, "{polls} polls");
+            break;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_leaf_worker_that_dies_anywhere_loses_and_doubles_no_part() {
     let mut first: Option<BTreeMap<String, Vec<u8>>> = None;
     for polls in 1.. {
