@@ -299,13 +299,19 @@ class Work(threading.Thread):
             if outcome.code in (0, EXISTS):
                 break
         while not self.done.is_set():
-            outcome = self.command("table", "describe", name, "--format", "json")
-            if outcome.code == 0:
-                life = Life(name, outcome.json["id"])
-                self.ledger.lives.append(life)
-                self.current[name] = life
-                self.history.add("created", name=name, id=life.id)
+            if self.adopt(name):
                 return
+
+    def adopt(self, name: str) -> bool:
+        """Takes a table of this name down that nobody has heard of yet, and says whether there was one."""
+        outcome = self.command("table", "describe", name, "--format", "json")
+        if outcome.code != 0 or self.ledger.life(outcome.json["id"]):
+            return False
+        life = Life(name, outcome.json["id"])
+        self.ledger.lives.append(life)
+        self.current[name] = life
+        self.history.add("created", name=name, id=life.id)
+        return True
 
     def replace_table(self) -> None:
         """Deletes a table, and makes one of its name."""
@@ -330,7 +336,7 @@ class Work(threading.Thread):
         """After the faults: does what was begun and could not be done."""
         self.done.clear()
         life = next((life for life in self.ledger.lives if life.name == "shaky" and not life.doomed), None)
-        if life is None:
+        if life is None and not self.adopt("shaky"):
             self.replace_table()
         for job in self.unsent:
             self.send(job)
