@@ -95,14 +95,15 @@ class Disk:
     def __init__(self, root: Path) -> None:
         """Everything that is in the directory now counts as synced."""
         self.root = str(root)
+        # By inode, which another file may get once a file is gone: names refer to files.
         self.files: dict[int, File] = {}
-        self.names: dict[str, int | None] = {self.root: None}
-        for path in root.rglob("*"):
-            inode = None if path.is_dir() else path.stat().st_ino
-            self.names[str(path)] = inode
-            if inode is not None:
-                self.files[inode] = File(bytearray(path.read_bytes()))
         # Of each path, the file that is there, or None for a directory.
+        self.names: dict[str, File | None] = {self.root: None}
+        for path in root.rglob("*"):
+            file = None if path.is_dir() else File(bytearray(path.read_bytes()))
+            self.names[str(path)] = file
+            if file is not None:
+                self.files[path.stat().st_ino] = file
         self.synced_names = dict(self.names)
 
     def apply(self, record: Record) -> None:
@@ -110,8 +111,7 @@ class Disk:
         path = record.path
         match record.what:
             case "C":
-                self.files[record.inode] = File()
-                self.names[path] = record.inode
+                self.names[path] = self.files[record.inode] = File()
             case "W":
                 self.files[record.inode].since.append((record.offset, record.data))
             case "T":
@@ -127,7 +127,9 @@ class Disk:
             case "L":
                 self.names[path[record.offset :]] = self.names[path[: record.offset]]
             case "R":
-                self.names[path[record.offset :]] = self.names.pop(path[: record.offset])
+                file = self.names.pop(path[: record.offset])
+                assert file is not None, f"a directory was renamed: {path}"
+                self.names[path[record.offset :]] = file
             case "K":
                 pass
             case other:
@@ -139,7 +141,7 @@ class Disk:
         for path in [path for path in self.synced_names if mine(path)]:
             if path not in self.names:
                 del self.synced_names[path]
-        self.synced_names.update((path, inode) for path, inode in self.names.items() if mine(path))
+        self.synced_names.update((path, file) for path, file in self.names.items() if mine(path))
 
     def leave(self, arrived: Arrived, target: Path) -> None:
         """Writes what the power left to an empty directory."""
@@ -147,11 +149,11 @@ class Disk:
         shutil.rmtree(target)
         target.mkdir()
         for path in sorted(names):
-            inode = names[path]
+            file = names[path]
             place = target / os.path.relpath(path, self.root)
             if path == self.root or path.endswith(MAPPED) or not place.parent.is_dir():
                 continue
-            if inode is None:
+            if file is None:
                 place.mkdir()
             else:
-                place.write_bytes(self.files[inode].synced)
+                place.write_bytes(file.synced)
