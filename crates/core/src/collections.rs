@@ -18,7 +18,9 @@ pub enum Collection {
     CommitOutcomes,
     /// Tables by id, with their properties. Partition key: table id. Written by `tables`.
     Tables,
-    /// Table ids by name. Partition key: `names`. Sort key: table name. Written by `tables`.
+    /// Table ids by name. Partition key: `names`. Sort key: table name. Also, with the table id as sort key, tables
+    /// that were deleted and still have objects (`deleted`), and those that have none left (`purged`). Written by
+    /// `tables`.
     TableNames,
     /// Every event of every run of a job. Partition key: `<kind>|<table id>|<job id>`. Sort key:
     /// `<4-digit attempt>|<run>|<event>`, and `|<sub-export id>` for events of one part. Written by `tracker`.

@@ -86,9 +86,10 @@ impl ExportSplitter {
                 let planned = self.plan(&table, &export, &state, run).await;
                 planned.map_err(|error| match error.kind() {
                     // The newest state has left the history since it was read: the next attempt reads a newer one.
-                    ErrorKind::Conflict if message.as_of.is_none() => {
-                        Error::unavailable("the table has moved on").with_source(error)
-                    }
+                    ErrorKind::Conflict if message.as_of.is_none() => Error::unavailable(
+                        "the newest state was too old to pin; the next attempt takes a newer one",
+                    )
+                    .with_source(error),
                     _ => error,
                 })
             }

@@ -53,11 +53,12 @@ pub fn run(
                     let end = simulation::run(first + seed, rows, KEPT_LINES);
                     let mut campaign = campaign.lock();
                     campaign.seeds += 1;
-                    match &end {
-                        Ok(summary) => campaign.total.add(summary),
-                        Err(failure) => campaign.failures.push(failure.clone()),
+                    let failed = end.is_err();
+                    match end {
+                        Ok(summary) => campaign.total.add(&summary),
+                        Err(failure) => campaign.failures.push(failure),
                     }
-                    progress(&campaign, end.as_ref().err());
+                    progress(&campaign, campaign.failures.last().filter(|_| failed));
                 }
             });
         }
