@@ -3,7 +3,7 @@
 //! Numbers compare by sign and size, strings and bytes by unsigned bytes, tuples from the left. A tuple that is
 //! a prefix of another comes before it, so a split point may name fewer columns than the row key has.
 
-use std::{cmp::Ordering, fmt};
+use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -132,17 +132,6 @@ impl KeyBounds {
     /// Whether every key of the range is inside.
     pub fn covers(&self, range: &KeyRange) -> bool {
         self.contains(&range.min) && self.contains(&range.max)
-    }
-
-    /// Where `key` is: before (`Less`), inside (`Equal`) or beyond (`Greater`).
-    pub fn locate(&self, key: &Key) -> Ordering {
-        if self.lower.as_ref().is_some_and(|lower| key < lower) {
-            Ordering::Less
-        } else if self.upper.as_ref().is_some_and(|upper| key >= upper) {
-            Ordering::Greater
-        } else {
-            Ordering::Equal
-        }
     }
 }
 

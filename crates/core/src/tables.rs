@@ -153,7 +153,7 @@ impl Tables {
     ///
     /// # Errors
     /// `AlreadyExists` when the name is taken; `Invalid` when the partitions do not fit the schema or a property
-    /// is wrong.
+    /// is wrong; `Unavailable` when nobody knows, and the same request may be made again.
     pub async fn create(
         &self,
         name: TableName,
@@ -195,7 +195,9 @@ impl Tables {
                         "table \"{}\" exists already",
                         info.name
                     ))),
-                    None => Err(error),
+                    None => {
+                        Err(Error::unavailable("the table could not be made; try again").with_source(error))
+                    }
                 }
             }
             Err(error) => Err(error),

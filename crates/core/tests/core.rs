@@ -8,6 +8,8 @@ mod export_plan;
 mod faulty_items;
 #[path = "core/faulty_objects.rs"]
 mod faulty_objects;
+#[path = "core/garbage_plan.rs"]
+mod garbage_plan;
 #[path = "core/invariants.rs"]
 mod invariants;
 #[path = "core/ports.rs"]
@@ -22,3 +24,5 @@ mod state_model;
 mod state_records;
 #[path = "core/state_store.rs"]
 mod state_store;
+#[path = "core/tables.rs"]
+mod tables;

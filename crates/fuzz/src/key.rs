@@ -163,12 +163,6 @@ fn check_bounds(row_keys: &[Key], points: &[Key]) {
         upper: points.get(1).cloned(),
     };
     for key in row_keys {
-        let place = bounds.locate(key);
-        assert_eq!(
-            place == Ordering::Equal,
-            bounds.contains(key),
-            "{key} in {bounds}"
-        );
         let range = KeyRange {
             min: key.clone(),
             max: key.clone(),

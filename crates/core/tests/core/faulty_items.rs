@@ -27,6 +27,8 @@ pub(crate) struct FaultyItems {
     pub(crate) write_faults: AtomicU64,
     /// Of 100 reads, how many are not answered.
     pub(crate) read_faults: AtomicU64,
+    /// Whether every write meets another one.
+    pub(crate) conflicts: AtomicBool,
     /// While closed, writes wait at the gate.
     pub(crate) closed: AtomicBool,
     pub(crate) gate: Notify,
@@ -43,6 +45,7 @@ impl FaultyItems {
             dice: SeededIds::new(seed),
             write_faults: AtomicU64::new(0),
             read_faults: AtomicU64::new(0),
+            conflicts: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             gate: Notify::new(),
             arrived: Notify::new(),
@@ -96,6 +99,9 @@ impl ItemStore for FaultyItems {
             self.gate.notified().await;
         }
         self.writes.fetch_add(1, Relaxed);
+        if self.conflicts.load(Relaxed) {
+            return Err(Error::conflict("another transaction was at work"));
+        }
         let faults = self.write_faults.load(Relaxed);
         if faults == 0 {
             return self.inner.transact(writes).await;

@@ -646,8 +646,11 @@ fn garbage_is_marked_then_deleted_then_remembered() {
     assert!(fold.state.knows(&name("a")) && !fold.state.knows(&name("never-heard-of")));
     fold.ok(marked(&["a"]));
     assert_eq!(fold.state.garbage().count(), 1, "a deleted file was marked again");
-    fold.wait(36 * DAY);
+    fold.wait(35 * DAY);
     fold.ok(pinned("p", 6, at(0)));
+    assert!(fold.state.knows(&name("a")));
+    fold.wait(1);
+    fold.ok(pinned("p", 6, at(1)));
     assert!(!fold.state.knows(&name("a")));
 }
 
