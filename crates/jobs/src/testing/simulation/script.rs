@@ -1,6 +1,6 @@
 //! What clients and operators do.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Display, sync::Arc, time::Duration};
 
 use dormouse_core::{
     ids::{JobId, PartitionId, TableId},
@@ -42,6 +42,14 @@ impl<'a> Script<'a> {
             script.create(&format!("table-{table}")).await;
         }
         script
+    }
+
+    fn count(&self, rare_event: &'static str) {
+        self.run.instance.stage.auditor.count(rare_event);
+    }
+
+    fn note(&self, what: impl Display) {
+        self.run.instance.stage.note(what);
     }
 
     fn number(&mut self) -> u32 {
@@ -133,10 +141,7 @@ impl<'a> Script<'a> {
     fn to_process(&self, act: impl FnOnce(&Control)) {
         let processes = self.run.instance.processes();
         if let Some(control) = self.run.draw(|rng| processes.choose(rng).cloned()) {
-            self.run
-                .instance
-                .stage
-                .note(format_args!("process {} is hit", control.number));
+            self.note(format_args!("process {} is hit", control.number));
             act(&control);
         }
     }
@@ -257,18 +262,11 @@ impl<'a> Script<'a> {
             for letter in queue.dead_letters(1000).await.unwrap() {
                 let job = IngestMessage::id_of(&letter.body);
                 if job.is_some_and(|job| !self.run.instance.stage.auditor.committed(&job).is_empty()) {
-                    self.run
-                        .instance
-                        .stage
-                        .auditor
-                        .count("dead letter of a committed job sent again");
+                    self.count("dead letter of a committed job sent again");
                 }
             }
             let moved = queue.redrive(None).await.unwrap();
-            self.run
-                .instance
-                .stage
-                .note(format_args!("{moved} dead letters of {name} sent again"));
+            self.note(format_args!("{moved} dead letters of {name} sent again"));
         }
     }
 
@@ -276,11 +274,7 @@ impl<'a> Script<'a> {
         let (name, table) = self.any_table();
         for queue in QueueName::ALL {
             if self.run.instance.storage.waiting(queue).await > 0 {
-                self.run
-                    .instance
-                    .stage
-                    .auditor
-                    .count("table dropped with jobs under way");
+                self.count("table dropped with jobs under way");
                 break;
             }
         }
@@ -311,11 +305,7 @@ impl<'a> Script<'a> {
         }
         let state = self.run.instance.operator.states.state(&table.id).await.unwrap();
         if state.pins().next().is_some() {
-            self.run
-                .instance
-                .stage
-                .auditor
-                .count("table cleared while an export was open");
+            self.count("table cleared while an export was open");
         }
         self.commit(&table.id, "clear", Record::TableCleared).await;
     }
@@ -332,11 +322,7 @@ impl<'a> Script<'a> {
             return;
         }
         if state.pins().next().is_some() {
-            self.run
-                .instance
-                .stage
-                .auditor
-                .count("split while an export was open");
+            self.count("split while an export was open");
         }
         let number = self.number();
         let split = Split {
@@ -375,7 +361,7 @@ impl<'a> Script<'a> {
         let at = self.run.draw(|rng| rng.random_range(0..body.len()));
         body[at] ^= 1 << (at % 8);
         data.put(&newest.path, body.into()).await.unwrap();
-        self.run.instance.stage.auditor.count("snapshot was damaged");
+        self.count("snapshot was damaged");
         self.expected.damaged = true;
     }
 
@@ -386,28 +372,21 @@ impl<'a> Script<'a> {
             _ => rng.random_range(0..30 * 3600),
         });
         self.expected.leapt |= seconds > 3600;
-        self.run
-            .instance
-            .stage
-            .note(format_args!("clocks leap by {seconds} s"));
+        self.note(format_args!("clocks leap by {seconds} s"));
         self.run.instance.stage.clock.jump(seconds * 1000);
     }
 
     /// Lets days or weeks pass, then delivers every message once more.
     pub(super) async fn age(&mut self) {
         let days = self.run.draw(|rng| rng.random_range(0..=40));
-        self.run.instance.stage.note(format_args!("{days} days pass"));
+        self.note(format_args!("{days} days pass"));
         self.run.instance.stage.clock.jump(days * 24 * 3600 * 1000);
         self.expected.leapt = true;
         self.expected.aged = true;
         for queue in QueueName::ALL {
             let copies = self.run.instance.storage.deliver_again(queue);
             if copies > 0 && days > 35 {
-                self.run
-                    .instance
-                    .stage
-                    .auditor
-                    .count("copy of a message came after the ledger's time");
+                self.count("copy of a message came after the ledger's time");
             }
         }
     }
