@@ -17,6 +17,7 @@ mkdir -p "$TOOLS" "$CARGO_TARGET_DIR"
 
 CARGO_DENY_VERSION=0.20.2
 CARGO_FUZZ_VERSION=0.13.2
+CARGO_MUTANTS_VERSION=27.1.0
 
 step() { printf '\n== %s\n' "$*" >&2; }
 
@@ -51,7 +52,8 @@ need_python() {
 # Installs a program with cargo, built without much optimisation as it runs for a second.
 install_tool() {
     local name=$1 version=$2
-    if ! "$TOOLS/bin/$name" --version 2>/dev/null | grep -q "$version"; then
+    # Cargo's own list of what it has installed there.
+    if ! grep -qs "^\"$name $version " "$TOOLS/.crates.toml"; then
         step "installing $name $version"
         CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=false \
             CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_TARGET_DIR=$TOOLS/target \
@@ -62,3 +64,4 @@ install_tool() {
 
 need_cargo_deny() { install_tool cargo-deny "$CARGO_DENY_VERSION"; }
 need_cargo_fuzz() { install_tool cargo-fuzz "$CARGO_FUZZ_VERSION"; }
+need_cargo_mutants() { install_tool cargo-mutants "$CARGO_MUTANTS_VERSION"; }
