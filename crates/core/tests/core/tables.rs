@@ -8,7 +8,7 @@ use std::{
 use dormouse_core::{
     error::{ErrorKind, Result},
     ids::TableName,
-    ports::ItemStore,
+    ports::{Clock, ItemStore},
     state::{StateStore, table_state::TableStatus},
     tables::{TableInfo, TablePhase, Tables},
     testing::{
@@ -59,10 +59,11 @@ impl World {
         }
     }
 
-    /// The index as a process sees it whose writes fail now and then.
-    fn faulty(&self, seed: u64) -> Tables {
+    /// The index as a process sees it of whose writes and reads so many in a hundred fail.
+    fn faulty(&self, seed: u64, writes: u64, reads: u64) -> Tables {
         let items = FaultyItems::new(self.items.clone(), self.clock.clone(), seed);
-        items.write_faults.store(40, Relaxed);
+        items.write_faults.store(writes, Relaxed);
+        items.read_faults.store(reads, Relaxed);
         tables_on(Arc::new(items), &self.clock, seed + 1000).0
     }
 
@@ -94,6 +95,34 @@ async fn a_table_is_found_by_name_and_id_as_it_was_made() {
     let again = create(&tables, "events").await.unwrap_err();
     assert_eq!(again.kind(), ErrorKind::AlreadyExists);
     assert_eq!(tables.list().await.unwrap(), [made]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tree_that_is_none_is_refused_and_nothing_is_made() {
+    let world = World::new();
+    let mut partitions = tree(&[10]);
+    partitions.pop();
+    let made = world
+        .tables
+        .create(name("events"), schema(), partitions, BTreeMap::new());
+    assert_eq!(made.await.unwrap_err().kind(), ErrorKind::Invalid);
+    assert_eq!(world.names().await, [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_told_nothing_is_not_told_that_its_own_table_is_in_the_way() {
+    let mut found = 0;
+    for seed in 0..300 {
+        let world = World::new();
+        match create(&world.faulty(seed, 60, 40), "events").await {
+            Ok(made) => assert_eq!(world.tables.named(&made.name).await.unwrap(), made),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Unavailable, "seed {seed}: {error}");
+                found += world.names().await.len();
+            }
+        }
+    }
+    assert!(found > 0, "an answer was never lost for good");
 }
 
 #[tokio::test(start_paused = true)]
@@ -156,23 +185,30 @@ async fn a_renamed_table_is_the_same_table() {
 
 #[tokio::test(start_paused = true)]
 async fn changes_that_meet_both_happen() {
-    let World { tables, .. } = World::new();
-    let made = create(&tables, "events").await.unwrap();
-    let (offline, renamed) = join(
-        tables.set_online(&made.name, false),
-        tables.rename(&made.name, &name("clicks")),
-    )
-    .await;
-    offline.unwrap();
-    renamed.unwrap();
-    let found = tables.by_id(&made.id).await.unwrap().unwrap();
-    assert_eq!(
-        (found.phase, found.name.as_str()),
-        (TablePhase::Offline, "clicks")
-    );
-    let online = tables.set_online(&found.name, true).await.unwrap();
-    assert_eq!(online.phase, TablePhase::Online);
-    assert_eq!(tables.by_id(&made.id).await.unwrap(), Some(online));
+    let mut both = 0;
+    for seed in 0..50 {
+        let world = World::new();
+        let made = create(&world.tables, "events").await.unwrap();
+        let (one, other) = (world.faulty(seed, 10, 0), world.faulty(seed + 500, 10, 0));
+        let clicks = name("clicks");
+        let (offline, renamed) = join(
+            one.set_online(&made.name, false),
+            other.rename(&made.name, &clicks),
+        )
+        .await;
+        let found = world.tables.by_id(&made.id).await.unwrap().unwrap();
+        if offline.is_ok() {
+            assert_eq!(found.phase, TablePhase::Offline, "seed {seed}");
+        }
+        if renamed.is_ok() {
+            assert_eq!(found.name, clicks, "seed {seed}");
+        }
+        both += u32::from(offline.is_ok() && renamed.is_ok());
+        let online = world.tables.set_online(&found.name, true).await.unwrap();
+        assert_eq!(online.phase, TablePhase::Online);
+        assert_eq!(world.tables.by_id(&made.id).await.unwrap(), Some(online));
+    }
+    assert!(both > 20, "{both}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -204,7 +240,7 @@ async fn over_a_faulty_store_what_is_answered_is_what_is_stored() {
     let (mut made, mut failed, mut deleted) = (0, 0, 0);
     for seed in 0..200 {
         let world = World::new();
-        let faulty = world.faulty(seed);
+        let faulty = world.faulty(seed, 40, 0);
         let info = match create(&faulty, "events").await {
             Ok(info) => {
                 made += 1;
@@ -253,7 +289,12 @@ async fn a_change_gives_up_when_others_always_come_first() {
     let items = Arc::new(FaultyItems::new(world.items.clone(), world.clock.clone(), 3));
     items.conflicts.store(true, Relaxed);
     let (tables, _) = tables_on(items.clone(), &world.clock, 9);
+    let began = world.clock.now();
+    world.tables.set_online(&made.name, true).await.unwrap();
+    assert_eq!(world.clock.now(), began, "nobody else was there, and it waited");
     let error = tables.set_online(&made.name, false).await.unwrap_err();
+    let waited = world.clock.now().since(began).as_millis();
+    assert!((500..11_000).contains(&waited), "{waited} ms");
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(error.to_string().contains("being changed by others"), "{error}");
     assert_eq!(items.writes.load(Relaxed), 10);
