@@ -24,5 +24,7 @@ mod state_model;
 mod state_records;
 #[path = "core/state_store.rs"]
 mod state_store;
+#[path = "core/stored_log.rs"]
+mod stored_log;
 #[path = "core/tables.rs"]
 mod tables;

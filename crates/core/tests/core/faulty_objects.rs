@@ -1,6 +1,12 @@
-//! An object store whose writes go wrong.
+//! An object store whose writes go wrong, or that does not answer.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,6 +19,8 @@ use object_store::{
 /// What becomes of a write.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Puts {
+    /// It is done.
+    Done,
     /// It is refused as if the object were there, and perhaps is done.
     Refused { written: bool },
     /// A bit of the body is another.
@@ -23,6 +31,8 @@ pub(crate) enum Puts {
 pub(crate) struct FaultyObjects {
     pub(crate) inner: Arc<InMemory>,
     puts: Puts,
+    /// Whether reads are not answered.
+    pub(crate) silent: AtomicBool,
 }
 
 impl FaultyObjects {
@@ -30,6 +40,7 @@ impl FaultyObjects {
         Self {
             inner: Arc::default(),
             puts,
+            silent: AtomicBool::new(false),
         }
     }
 }
@@ -49,6 +60,7 @@ impl ObjectStore for FaultyObjects {
         options: PutOptions,
     ) -> object_store::Result<PutResult> {
         match self.puts {
+            Puts::Done => self.inner.put_opts(location, payload, options).await,
             Puts::Refused { written } => {
                 if written {
                     self.inner.put_opts(location, payload, options).await?;
@@ -76,6 +88,12 @@ impl ObjectStore for FaultyObjects {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> object_store::Result<GetResult> {
+        if self.silent.load(Relaxed) {
+            return Err(object_store::Error::Generic {
+                store: "faulty",
+                source: "no answer".into(),
+            });
+        }
         self.inner.get_opts(location, options).await
     }
 

@@ -6,10 +6,16 @@
 use std::{collections::BTreeSet, path::PathBuf};
 
 use dormouse_core::{
-    ids::TransactionNumber,
+    error::ErrorKind,
+    ids::{TableId, TransactionNumber},
     key::{Bytes, Key, KeyRange, KeyValue},
     schema::{Column, DataType, Schema, TimeUnit},
-    state::{Commit, CommitId, Record, TableState, invariants, log::Entry, snapshot},
+    state::{
+        Commit, CommitId, Record, TableState, invariants,
+        log::{self, Entry},
+        snapshot,
+        table_state::EntryHash,
+    },
 };
 
 use crate::samples::*;
@@ -192,6 +198,37 @@ fn full_state() -> TableState {
 }
 
 #[test]
+fn a_tables_objects_are_below_its_id() {
+    let prefix = log::bodies_prefix(&table());
+    assert_eq!(prefix.as_ref(), "0a1b2c3d/statestore/transactions");
+    let prefix = snapshot::snapshots_prefix(&table());
+    assert_eq!(prefix.as_ref(), "0a1b2c3d/statestore/snapshots");
+}
+
+#[test]
+fn only_the_next_entry_of_the_tables_own_chain_is_followed() {
+    let state = Fold::with_table(&[10]).state;
+    let next = Entry::after(&state, &table(), at(1), vec![commit("c", Record::TableCleared)]);
+    let follow = |table: TableId, change: fn(&mut Entry)| {
+        let mut entry = next.clone();
+        change(&mut entry);
+        let (_, hash) = entry.encode().unwrap();
+        state.clone().follow(&table, &entry, hash).map(|_| ())
+    };
+    let other = TableId::new("ffffffff").unwrap();
+    follow(table(), |_| {}).unwrap();
+    for refused in [
+        follow(other, |_| {}),
+        follow(table(), |entry| entry.number = entry.number.next()),
+        follow(table(), |entry| entry.previous = EntryHash([1; 32])),
+    ] {
+        let error = refused.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(error.to_string().contains("does not follow entry 1"), "{error}");
+    }
+}
+
+#[test]
 fn a_snapshot_is_read_as_it_was_first_stored() {
     let state = full_state();
     let stored = read_or_make("snapshots/1.dmsnap", || {
@@ -217,7 +254,7 @@ fn a_snapshot_that_is_cut_short_or_changed_is_refused_or_the_same() {
         changed[place] ^= 0x55;
         let _ = snapshot::decode(&table(), &changed);
     }
-    let other = dormouse_core::ids::TableId::new("ffffffff").unwrap();
+    let other = TableId::new("ffffffff").unwrap();
     assert!(
         snapshot::decode(&other, &whole)
             .unwrap_err()

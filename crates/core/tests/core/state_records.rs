@@ -7,7 +7,10 @@ use dormouse_core::{
     ids::TransactionNumber,
     key::KeyBounds,
     partition::Partition,
-    state::{CommitId, Outcome, Record, table_state::TableStatus},
+    state::{
+        Commit, CommitId, Outcome, Record, TableState, invariants,
+        table_state::{RECENT_COMMITS, TableStatus},
+    },
 };
 
 use crate::samples::*;
@@ -785,4 +788,25 @@ fn a_deleted_table_takes_nothing_but_what_cleans_up_after_it() {
     fold.ok(deleted(&["a"]));
     fold.ok(truncated(3));
     assert_eq!(fold.state.garbage().count(), 0);
+}
+
+#[test]
+fn as_many_recent_commits_are_remembered_as_are_promised() {
+    let mut state = TableState::default();
+    let mut apply = |commits: &[Commit]| {
+        state.apply(state.transaction().next(), START, commits);
+        state.clone()
+    };
+    apply(&[commit("create", created(&[]))]);
+    let pins = |numbers: std::ops::RangeInclusive<usize>| -> Vec<Commit> {
+        numbers
+            .map(|i| commit(&format!("c{i}"), pinned("p", 1, at(DAY))))
+            .collect()
+    };
+    let full = apply(&pins(2..=RECENT_COMMITS));
+    assert!(full.recent_commit(&CommitId::new("create")).is_some());
+    let fuller = apply(&pins(RECENT_COMMITS + 1..=RECENT_COMMITS + 1));
+    assert_eq!(fuller.recent_commit(&CommitId::new("create")), None);
+    assert!(fuller.recent_commit(&CommitId::new("c2")).is_some());
+    assert_eq!(invariants::check(&fuller), []);
 }

@@ -33,15 +33,15 @@ use crate::{
 };
 
 /// Stores that several processes share.
-struct World {
-    items: Arc<MemoryItemStore>,
-    objects: Arc<InMemory>,
-    clock: Arc<PausedClock>,
+pub(crate) struct World {
+    pub(crate) items: Arc<MemoryItemStore>,
+    pub(crate) objects: Arc<InMemory>,
+    pub(crate) clock: Arc<PausedClock>,
     seed: u64,
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         let clock = Arc::new(PausedClock::new(START));
         Self {
             items: Arc::new(MemoryItemStore::new(clock.clone())),
@@ -52,7 +52,7 @@ impl World {
     }
 
     /// A process of its own.
-    fn process(&self, number: u64) -> StateStore {
+    pub(crate) fn process(&self, number: u64) -> StateStore {
         self.process_on(self.items.clone(), number)
     }
 
@@ -66,7 +66,7 @@ impl World {
         Arc::new(FaultyItems::new(self.items.clone(), self.clock.clone(), seed))
     }
 
-    async fn with_table(seed: u64, split_points: &[i32]) -> (Self, StateStore) {
+    pub(crate) async fn with_table(seed: u64, split_points: &[i32]) -> (Self, StateStore) {
         let world = Self::new(seed);
         let store = world.process(0);
         store
@@ -76,7 +76,7 @@ impl World {
         (world, store)
     }
 
-    async fn entries(&self) -> Vec<Item> {
+    pub(crate) async fn entries(&self) -> Vec<Item> {
         let table = table();
         let all = Range::all();
         let found = self.items.query(
@@ -104,7 +104,7 @@ impl World {
         entries
     }
 
-    async fn change_entry(&self, number: u64, change: impl FnOnce(&mut Item)) {
+    pub(crate) async fn change_entry(&self, number: u64, change: impl FnOnce(&mut Item)) {
         let key = ItemKey::new(Collection::Transactions, table().as_str(), number);
         let mut item = self.items.get(&key).await.unwrap().unwrap();
         change(&mut item);
@@ -112,11 +112,11 @@ impl World {
     }
 }
 
-fn add(job_id: &str) -> Commit {
+pub(crate) fn add(job_id: &str) -> Commit {
     commit(job_id, added(job_id, &[file(job_id, &[(1, 2, 1)])]))
 }
 
-async fn apply(store: &StateStore, one: Commit) -> TransactionNumber {
+pub(crate) async fn apply(store: &StateStore, one: Commit) -> TransactionNumber {
     store
         .commit(&table(), one)
         .await
@@ -444,14 +444,14 @@ fn commits_that_are_dropped_half_way_neither_lose_nor_double_others() {
 }
 
 /// A commit that changes little.
-async fn tick(world: &World, store: &StateStore, text: &str) -> TransactionNumber {
+pub(crate) async fn tick(world: &World, store: &StateStore, text: &str) -> TransactionNumber {
     world.clock.sleep(Duration::from_secs(60)).await;
     let newest = store.state(&table()).await.unwrap().transaction();
     apply(store, commit(text, pinned(text, newest.0, at(-DAY)))).await
 }
 
 /// Makes two snapshots, and cuts the log behind the older one.
-async fn truncate(world: &World, store: &StateStore) -> u64 {
+pub(crate) async fn truncate(world: &World, store: &StateStore) -> u64 {
     store.snapshot(&table(), 1).await.unwrap();
     tick(world, store, "between").await;
     store.snapshot(&table(), 1).await.unwrap();

@@ -223,7 +223,7 @@ async fn a_deleted_table_frees_its_name_and_is_known_until_it_is_purged_and_afte
     );
     assert_eq!(tables.by_name(&made.name).await.unwrap(), None);
     assert_eq!(tables.by_id(&made.id).await.unwrap(), None);
-    assert_eq!(tables.deleted().await.unwrap(), [made.id.clone()]);
+    assert_eq!(tables.deleted().await.unwrap(), std::slice::from_ref(&made.id));
     assert!(!tables.is_purged(&made.id).await.unwrap());
     let again = tables.delete(&made.name).await.unwrap_err();
     assert_eq!(again.kind(), ErrorKind::NotFound);
@@ -233,6 +233,19 @@ async fn a_deleted_table_frees_its_name_and_is_known_until_it_is_purged_and_afte
     assert_eq!(tables.deleted().await.unwrap(), []);
     assert!(tables.is_purged(&made.id).await.unwrap());
     assert!(!tables.is_purged(&next.id).await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_deletes_at_the_same_time_deletes_too() {
+    let mut both = 0;
+    for seed in 0..50 {
+        let world = World::new();
+        let made = create(&world.tables, "events").await.unwrap();
+        let (one, other) = (world.faulty(seed, 10, 0), world.faulty(seed + 500, 10, 0));
+        let (first, second) = join(one.delete(&made.name), other.delete(&made.name)).await;
+        both += u32::from(first.is_ok() && second.is_ok());
+    }
+    assert!(both > 20, "{both}");
 }
 
 #[tokio::test(start_paused = true)]
