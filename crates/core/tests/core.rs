@@ -20,6 +20,8 @@ mod samples;
 mod state_fixtures;
 #[path = "core/state_model.rs"]
 mod state_model;
+#[path = "core/state_reads.rs"]
+mod state_reads;
 #[path = "core/state_records.rs"]
 mod state_records;
 #[path = "core/state_store.rs"]

@@ -1,8 +1,9 @@
 //! An item store that fails in the ways that remote ones do, by a seed or on demand.
 
 use std::{
+    fmt,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -15,10 +16,13 @@ use dormouse_core::{
     ports::{Clock, Ids, Item, ItemKey, ItemStore, Order, Range, Write},
     testing::seeded::SeededIds,
 };
+use futures::future::BoxFuture;
 use tokio::sync::Notify;
 
+/// Something that happens meanwhile.
+pub(crate) type Meanwhile = Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
+
 /// Fails a part of the calls to a store.
-#[derive(Debug)]
 pub(crate) struct FaultyItems {
     inner: Arc<dyn ItemStore>,
     clock: Arc<dyn Clock>,
@@ -29,12 +33,20 @@ pub(crate) struct FaultyItems {
     pub(crate) read_faults: AtomicU64,
     /// Whether every write meets another one.
     pub(crate) conflicts: AtomicBool,
+    /// What happens just before and just after each reading of a head.
+    pub(crate) around_heads: Mutex<Option<Arc<Meanwhile>>>,
     /// While closed, writes wait at the gate.
     pub(crate) closed: AtomicBool,
     pub(crate) gate: Notify,
     /// Told when a write comes to the closed gate.
     pub(crate) arrived: Notify,
     pub(crate) writes: AtomicU64,
+}
+
+impl fmt::Debug for FaultyItems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FaultyItems").finish_non_exhaustive()
+    }
 }
 
 impl FaultyItems {
@@ -46,6 +58,7 @@ impl FaultyItems {
             write_faults: AtomicU64::new(0),
             read_faults: AtomicU64::new(0),
             conflicts: AtomicBool::new(false),
+            around_heads: Mutex::default(),
             closed: AtomicBool::new(false),
             gate: Notify::new(),
             arrived: Notify::new(),
@@ -78,7 +91,16 @@ impl FaultyItems {
 impl ItemStore for FaultyItems {
     async fn get(&self, key: &ItemKey) -> Result<Option<Item>> {
         self.before_read().await?;
-        self.inner.get(key).await
+        let meanwhile = self.around_heads.lock().unwrap().clone();
+        match meanwhile.filter(|_| key.collection == Collection::Heads) {
+            Some(meanwhile) => {
+                meanwhile().await;
+                let head = self.inner.get(key).await;
+                meanwhile().await;
+                head
+            }
+            None => self.inner.get(key).await,
+        }
     }
 
     async fn query(

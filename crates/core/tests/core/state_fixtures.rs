@@ -263,6 +263,69 @@ fn a_snapshot_that_is_cut_short_or_changed_is_refused_or_the_same() {
     );
 }
 
+/// The frames of a snapshot, and a snapshot of frames.
+fn frames(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let plain = zstd::decode_all(&bytes[8..]).unwrap();
+    let mut frames = Vec::new();
+    let mut rest = &plain[..];
+    while let Some((length, more)) = rest.split_first_chunk() {
+        let (frame, more) = more.split_at(u32::from_le_bytes(*length) as usize);
+        frames.push(frame.to_vec());
+        rest = more;
+    }
+    frames
+}
+
+fn of_frames(frames: &[Vec<u8>]) -> Vec<u8> {
+    let framed = |frame: &Vec<u8>| [&(frame.len() as u32).to_le_bytes(), &frame[..]].concat();
+    let plain: Vec<u8> = frames.iter().flat_map(framed).collect();
+    [&b"DMSNAP01"[..], &zstd::encode_all(&plain[..], 1).unwrap()].concat()
+}
+
+#[test]
+fn a_snapshot_that_lacks_any_frame_is_refused() {
+    let whole = snapshot::encode(&table(), &full_state()).unwrap();
+    let frames = frames(&whole);
+    assert!(frames.len() > 10, "{} frames", frames.len());
+    snapshot::decode(&table(), &of_frames(&frames)).unwrap();
+    for lost in 0..frames.len() {
+        let mut left = frames.clone();
+        left.remove(lost);
+        let error = snapshot::decode(&table(), &of_frames(&left)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "without frame {lost}");
+    }
+}
+
+#[test]
+fn a_frame_that_claims_a_gigabyte_is_not_read() {
+    let claiming = |length: u32| {
+        let stream = zstd::encode_all(&length.to_le_bytes()[..], 1).unwrap();
+        let bytes = [&b"DMSNAP01"[..], &stream].concat();
+        snapshot::decode(&table(), &bytes).unwrap_err().to_string()
+    };
+    assert!(claiming((1 << 30) + 1).contains("too long"));
+    assert!(claiming(1 << 30).contains("cut short"));
+}
+
+#[test]
+fn frames_have_as_many_entries_as_they_may() {
+    let names = |count: usize| -> Vec<String> { (0..count).map(|i| format!("orphan-{i}")).collect() };
+    let frames_of = |count: usize| {
+        let mut state = Fold::with_table(&[]).state;
+        let names = names(count);
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        let mark = commit("mark", marked(&names));
+        state.apply(state.transaction().next(), START, [&mark]);
+        let bytes = snapshot::encode(&table(), &state).unwrap();
+        assert_eq!(snapshot::decode(&table(), &bytes).unwrap(), state);
+        frames(&bytes).len()
+    };
+    let without = frames_of(1) - 1;
+    assert_eq!(frames_of(8192), without + 1);
+    assert_eq!(frames_of(8193), without + 2);
+    assert_eq!(frames_of(2 * 8192), without + 2);
+}
+
 #[test]
 fn a_snapshot_of_files_with_very_many_parts_is_cut_into_small_frames() {
     let mut fold = Fold::with_table(&[]);
@@ -272,4 +335,13 @@ fn a_snapshot_of_files_with_very_many_parts_is_cut_into_small_frames() {
     }
     let bytes = snapshot::encode(&table(), &fold.state).unwrap();
     assert_eq!(snapshot::decode(&table(), &bytes).unwrap(), fold.state);
+    let longest = |bytes: &[u8]| frames(bytes).iter().map(Vec::len).max().unwrap();
+    let mut one = Fold::with_table(&[]);
+    one.ok(added("j0", &[file("f0", &parts)]));
+    let alone = longest(&snapshot::encode(&table(), &one.state).unwrap());
+    assert!(
+        longest(&bytes) <= alone + 8,
+        "{} bytes, alone {alone}",
+        longest(&bytes)
+    );
 }

@@ -56,12 +56,12 @@ impl World {
         self.process_on(self.items.clone(), number)
     }
 
-    fn process_on(&self, items: Arc<dyn ItemStore>, number: u64) -> StateStore {
+    pub(crate) fn process_on(&self, items: Arc<dyn ItemStore>, number: u64) -> StateStore {
         let ids = SeededIds::new(self.seed.wrapping_mul(1000).wrapping_add(number));
         StateStore::new(items, self.objects.clone(), self.clock.clone(), Arc::new(ids))
     }
 
-    fn faulty(&self, number: u64) -> Arc<FaultyItems> {
+    pub(crate) fn faulty(&self, number: u64) -> Arc<FaultyItems> {
         let seed = self.seed.wrapping_mul(77).wrapping_add(number);
         Arc::new(FaultyItems::new(self.items.clone(), self.clock.clone(), seed))
     }

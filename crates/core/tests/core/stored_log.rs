@@ -9,7 +9,10 @@ use dormouse_core::{
     error::ErrorKind,
     ids::TransactionNumber,
     ports::Value,
-    state::{Commit, CommitId, Record, StateStore, log},
+    state::{
+        Commit, CommitId, Record, StateStore, log,
+        snapshot::{self, SnapshotEntry},
+    },
     testing::seeded::SeededIds,
 };
 use futures::TryStreamExt;
@@ -138,4 +141,38 @@ async fn the_objects_of_a_log_of_several_pages_are_all_found_and_all_goes() {
         assert_eq!(bodies(&world).await.len(), 0);
         assert!(store.stored_head(&table()).await.unwrap().is_none());
     }
+}
+
+/// Snapshots that were made so many minutes before the newest, which is of transaction 1000.
+fn snapshots(minutes_before: &[i64]) -> Vec<SnapshotEntry> {
+    let entry = |minutes: &i64| SnapshotEntry {
+        transaction: TransactionNumber(1000 - minutes.unsigned_abs()),
+        at: at(DAY - minutes * MINUTE),
+        path: Path::from("snapshot"),
+        bytes: 1,
+        digest: String::new(),
+    };
+    minutes_before.iter().map(entry).collect()
+}
+
+#[test]
+fn between_the_newest_snapshots_and_the_cut_one_an_hour_is_kept() {
+    let all = snapshots(&[0, 6, 30, 66, 70, 125, 126, 300, 400]);
+    let redundant = snapshot::redundant(&all, &all[7]);
+    assert_eq!(redundant.cloned().collect::<Vec<_>>(), snapshots(&[30, 70, 125]));
+}
+
+#[test]
+fn the_log_is_cut_behind_no_snapshot_that_a_reader_needs() {
+    let all = snapshots(&[0, 6, 30, 66]);
+    let bases = |keep_from_minutes: i64, pin: Option<u64>| {
+        let pin = pin.map(TransactionNumber);
+        let found = snapshot::bases(&all, at(DAY - keep_from_minutes * MINUTE), pin);
+        found.cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(bases(0, None), snapshots(&[6, 30, 66]));
+    assert_eq!(bases(30, None), snapshots(&[30, 66]));
+    assert_eq!(bases(31, None), snapshots(&[66]));
+    assert_eq!(bases(0, Some(970)), snapshots(&[30, 66]));
+    assert_eq!(bases(0, Some(969)), snapshots(&[66]));
 }
