@@ -8,7 +8,7 @@ use std::{
 use dormouse_core::{
     error::ErrorKind,
     ids::TransactionNumber,
-    ports::Value,
+    ports::{Clock, Condition, ItemStore, Value},
     state::{
         Commit, CommitId, Record, StateStore, log,
         snapshot::{self, SnapshotEntry},
@@ -123,6 +123,43 @@ async fn everything_before_the_cut_goes_with_its_bodies() {
             "of {entries} entries and one more, that one and the cut itself are left"
         );
         assert_eq!(bodies(&world).await.len(), 0);
+    }
+}
+
+/// A cut that was recorded, and whose maker died before everything was removed.
+#[tokio::test(start_paused = true)]
+async fn a_cut_that_was_not_finished_is_finished_by_the_next() {
+    let (world, store) = World::with_table(1, &[]).await;
+    tick(&world, &store, "a").await;
+    let first = world.entries().await.remove(0);
+    assert!(truncate(&world, &store).await > 0);
+    world.items.put(first, Condition::None).await.unwrap();
+    let before = world.entries().await.len();
+    let now = world.clock.now();
+    assert_eq!(store.truncate(&table(), now).await.unwrap(), 1);
+    assert_eq!(world.entries().await.len(), before - 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_makers_at_once_both_have_their_snapshot() {
+    for seed in 0..20 {
+        let (world, store) = World::with_table(seed, &[]).await;
+        let last = tick(&world, &store, "a").await;
+        let slow = |number| {
+            let items = world.faulty(number);
+            items.read_faults.store(1, Relaxed);
+            world.process_on(items, number)
+        };
+        let (one, other) = (slow(1), slow(2));
+        let id = table();
+        let (first, second) = futures::join!(one.snapshot(&id, 1), other.snapshot(&id, 1));
+        for made in [first, second] {
+            match made {
+                Ok(made) => assert_eq!(made, Some(last), "seed {seed}"),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "seed {seed}"),
+            }
+        }
+        assert_eq!(store.snapshots(&id).await.unwrap().len(), 1, "seed {seed}");
     }
 }
 
