@@ -810,3 +810,58 @@ fn as_many_recent_commits_are_remembered_as_are_promised() {
     assert!(fuller.recent_commit(&CommitId::new("c2")).is_some());
     assert_eq!(invariants::check(&fuller), []);
 }
+
+#[test]
+fn a_state_tells_what_it_has() {
+    let mut fold = Fold::with_table(&[10]);
+    let ids: Vec<_> = fold
+        .state
+        .partitions()
+        .map(|partition| partition.id.clone())
+        .collect();
+    assert_eq!(ids.len(), 3);
+    for partition in &ids {
+        assert_eq!(
+            fold.state.partition(partition).map(|found| &found.id),
+            Some(partition)
+        );
+    }
+    assert_eq!(fold.state.partition(&id("nowhere")), None);
+    assert!(!fold.state.is_referenced(&name("a")) && !fold.state.knows(&name("a")));
+    fold.ok(added(
+        "j",
+        &[file("a", &[(1, 2, 3), (20, 30, 4)]), file("b", &[(1, 2, 5)])],
+    ));
+    assert!(fold.state.is_referenced(&name("a")) && fold.state.knows(&name("a")));
+    assert_eq!((fold.state.file_count(), fold.state.reference_count()), (2, 3));
+    assert_eq!(fold.state.rows(), 12);
+    let files: Vec<_> = fold
+        .state
+        .files()
+        .map(|(file, leaves)| (file.name.clone(), leaves))
+        .collect();
+    assert!(
+        files.contains(&(name("a"), 2)) && files.contains(&(name("b"), 1)),
+        "{files:?}"
+    );
+    let pinned_by = |fold: &Fold, now| fold.state.oldest_pin(now);
+    assert_eq!(pinned_by(&fold, at(0)), None);
+    fold.ok(pinned("early", 2, at(DAY)));
+    fold.ok(pinned("late", 3, at(2 * DAY)));
+    assert_eq!(fold.state.pins().count(), 2);
+    assert_eq!(
+        fold.state.pin(&pin("early")).map(|pin| pin.transaction),
+        Some(number(2))
+    );
+    assert_eq!(
+        pinned_by(&fold, at(DAY)),
+        Some(number(2)),
+        "within the margin for skew"
+    );
+    assert_eq!(pinned_by(&fold, at(DAY + 10 * MINUTE)), Some(number(3)));
+    fold.ok(Record::TableCleared);
+    assert!(!fold.state.is_referenced(&name("a")) && fold.state.knows(&name("a")));
+    assert_eq!(fold.state.garbage().count(), 2);
+    assert_eq!(fold.state.committed(&job("j")).map(|entry| entry.rows), Some(12));
+    assert_eq!(fold.state.ledger().count(), 1);
+}
