@@ -218,6 +218,9 @@ fn a_split_that_comes_again_is_answered_as_it_is() {
     let before = fold.state.partitions().count();
     fold.ok(Record::PartitionSplit(split("root", 5, "l", "r")));
     assert_eq!(fold.state.partitions().count(), before);
+    // Another split, although each of its names and its point were once used for something.
+    fold.ok(Record::PartitionSplit(split("r", 7, "rl", "rr")));
+    fold.refused(Record::PartitionSplit(split("root", 5, "l", "rl")));
     let refusal = fold.refused(Record::PartitionSplit(split("root", 6, "l", "r")));
     assert_eq!(refusal, "Conflict: partition root is not a leaf");
 }
@@ -456,7 +459,8 @@ fn a_job_from_the_far_future_waits_and_bars_no_other() {
         refusal.starts_with("Unavailable: ") && refusal.contains("a clock is wrong"),
         "{refusal}"
     );
-    fold.ok(sent("a-little-ahead", at(DAY / 2)));
+    fold.refused(sent("a-day-and-more-ahead", at(DAY + 1)));
+    fold.ok(sent("a-day-ahead", at(DAY)));
     fold.wait(40 * DAY);
     fold.ok(sent("new", at(2 * DAY)));
 }
@@ -809,6 +813,12 @@ fn as_many_recent_commits_are_remembered_as_are_promised() {
     assert_eq!(fuller.recent_commit(&CommitId::new("create")), None);
     assert!(fuller.recent_commit(&CommitId::new("c2")).is_some());
     assert_eq!(invariants::check(&fuller), []);
+}
+
+#[test]
+fn a_commit_id_is_its_text() {
+    assert_eq!(CommitId::new("a/b").as_str(), "a/b");
+    assert_eq!(CommitId::of_run(&job("j"), &run("r")).as_str(), "j/r");
 }
 
 #[test]
