@@ -68,6 +68,8 @@ async fn entries_are_read_with_what_is_wrong_with_each() {
         let (entry, hash) = stored.entry.as_ref().unwrap();
         assert_eq!((entry.number, stored.hash), (stored.number, Some(*hash)));
     }
+    let head = store.stored_head(&table()).await.unwrap().unwrap();
+    assert_eq!((head.number.0, Some(head.hash)), (4, entries[3].hash));
     let two = after(1, 2).await.unwrap();
     assert_eq!(two.iter().map(|entry| entry.number.0).collect::<Vec<_>>(), [2, 3]);
 
@@ -138,6 +140,9 @@ async fn a_cut_that_was_not_finished_is_finished_by_the_next() {
     let now = world.clock.now();
     assert_eq!(store.truncate(&table(), now).await.unwrap(), 1);
     assert_eq!(world.entries().await.len(), before - 1);
+    let newest = store.snapshots(&table()).await.unwrap().remove(0);
+    let read = store.snapshot_state(&table(), &newest).await.unwrap();
+    assert_eq!(read.transaction(), newest.transaction);
 }
 
 #[tokio::test(start_paused = true)]
@@ -146,8 +151,8 @@ async fn of_two_makers_at_once_both_have_their_snapshot() {
         let (world, store) = World::with_table(seed, &[]).await;
         let last = tick(&world, &store, "a").await;
         let slow = |number| {
-            let items = world.faulty(number);
-            items.read_faults.store(1, Relaxed);
+            let items = world.faulty(number + seed);
+            items.write_faults.store(1, Relaxed);
             world.process_on(items, number)
         };
         let (one, other) = (slow(1), slow(2));
