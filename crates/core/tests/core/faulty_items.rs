@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use dormouse_core::{
     collections::Collection,
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
     ports::{Clock, Ids, Item, ItemKey, ItemStore, Order, Range, Write},
     testing::seeded::SeededIds,
 };
@@ -31,8 +31,8 @@ pub(crate) struct FaultyItems {
     pub(crate) write_faults: AtomicU64,
     /// Of 100 reads, how many are not answered.
     pub(crate) read_faults: AtomicU64,
-    /// Whether every write meets another one.
-    pub(crate) conflicts: AtomicBool,
+    /// As what every write fails, if it does.
+    pub(crate) refusal: Mutex<Option<ErrorKind>>,
     /// What happens just before and just after each reading of a head.
     pub(crate) around_heads: Mutex<Option<Arc<Meanwhile>>>,
     /// While closed, writes wait at the gate.
@@ -57,7 +57,7 @@ impl FaultyItems {
             dice: SeededIds::new(seed),
             write_faults: AtomicU64::new(0),
             read_faults: AtomicU64::new(0),
-            conflicts: AtomicBool::new(false),
+            refusal: Mutex::default(),
             around_heads: Mutex::default(),
             closed: AtomicBool::new(false),
             gate: Notify::new(),
@@ -121,8 +121,8 @@ impl ItemStore for FaultyItems {
             self.gate.notified().await;
         }
         self.writes.fetch_add(1, Relaxed);
-        if self.conflicts.load(Relaxed) {
-            return Err(Error::conflict("another transaction was at work"));
+        if let Some(kind) = *self.refusal.lock().unwrap() {
+            return Err(Error::new(kind, "no write is done"));
         }
         let faults = self.write_faults.load(Relaxed);
         if faults == 0 {

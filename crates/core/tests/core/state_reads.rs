@@ -120,7 +120,7 @@ async fn a_writer_waits_longer_each_time_and_gives_up_in_the_end() {
     apply(&store, add("alone")).await;
     assert_eq!(world.clock.now(), began, "nobody was in its way, and it waited");
     let items = world.faulty(1);
-    items.conflicts.store(true, Relaxed);
+    *items.refusal.lock().unwrap() = Some(ErrorKind::Conflict);
     let writer = world.process_on(items.clone(), 3);
     let error = writer.commit(&table(), add("late")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
@@ -128,4 +128,15 @@ async fn a_writer_waits_longer_each_time_and_gives_up_in_the_end() {
     let attempts = u128::from(items.writes.load(Relaxed));
     assert!(waited > attempts * 100, "{attempts} attempts within {waited} ms");
     assert!(waited < 600_000, "{waited} ms");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_no_retry_helps_is_told_at_once() {
+    let (world, _) = World::with_table(1, &[]).await;
+    let items = world.faulty(1);
+    *items.refusal.lock().unwrap() = Some(ErrorKind::Corrupt);
+    let writer = world.process_on(items.clone(), 3);
+    let error = writer.commit(&table(), add("job")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert_eq!(items.writes.load(Relaxed), 1);
 }

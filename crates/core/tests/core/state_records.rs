@@ -60,6 +60,19 @@ fn a_tree_that_does_not_cover_the_key_space_makes_no_table() {
             "has no parent, but bounds",
         ),
         (vec![leaf("a", None, None), leaf("a", None, None)], "share an id"),
+        (
+            with(&|tree| {
+                let twin = Partition {
+                    bounds: KeyBounds {
+                        lower: Some(key(15)),
+                        upper: Some(key(16)),
+                    },
+                    ..tree.iter().find(|node| node.is_leaf()).cloned().unwrap()
+                };
+                tree.insert(0, twin);
+            }),
+            "share an id",
+        ),
         (with(&|tree| drop(tree.pop())), "child that is not there"),
         (
             with(&|tree| tree[1].bounds.upper = Some(key(11))),

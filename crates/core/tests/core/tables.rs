@@ -183,13 +183,19 @@ async fn a_renamed_table_is_the_same_table() {
     create(&tables, "events").await.unwrap();
 }
 
+/// A table, and two processes over it whose writes take their time.
+async fn with_two_processes(seed: u64) -> (World, TableInfo, Tables, Tables) {
+    let world = World::new();
+    let made = create(&world.tables, "events").await.unwrap();
+    let (one, other) = (world.faulty(seed, 10, 0), world.faulty(seed + 500, 10, 0));
+    (world, made, one, other)
+}
+
 #[tokio::test(start_paused = true)]
 async fn changes_that_meet_both_happen() {
     let mut both = 0;
     for seed in 0..50 {
-        let world = World::new();
-        let made = create(&world.tables, "events").await.unwrap();
-        let (one, other) = (world.faulty(seed, 10, 0), world.faulty(seed + 500, 10, 0));
+        let (world, made, one, other) = with_two_processes(seed).await;
         let clicks = name("clicks");
         let (offline, renamed) = join(
             one.set_online(&made.name, false),
@@ -239,9 +245,7 @@ async fn a_deleted_table_frees_its_name_and_is_known_until_it_is_purged_and_afte
 async fn who_deletes_at_the_same_time_deletes_too() {
     let mut both = 0;
     for seed in 0..50 {
-        let world = World::new();
-        let made = create(&world.tables, "events").await.unwrap();
-        let (one, other) = (world.faulty(seed, 10, 0), world.faulty(seed + 500, 10, 0));
+        let (_, made, one, other) = with_two_processes(seed).await;
         let (first, second) = join(one.delete(&made.name), other.delete(&made.name)).await;
         both += u32::from(first.is_ok() && second.is_ok());
         for error in [first, second].into_iter().filter_map(Result::err) {
@@ -308,7 +312,7 @@ async fn a_change_gives_up_when_others_always_come_first() {
     let world = World::new();
     let made = create(&world.tables, "events").await.unwrap();
     let items = Arc::new(FaultyItems::new(world.items.clone(), world.clock.clone(), 3));
-    items.conflicts.store(true, Relaxed);
+    *items.refusal.lock().unwrap() = Some(ErrorKind::Conflict);
     let (tables, _) = tables_on(items.clone(), &world.clock, 9);
     let began = world.clock.now();
     world.tables.set_online(&made.name, true).await.unwrap();
