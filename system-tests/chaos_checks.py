@@ -19,6 +19,9 @@ CHECKSUM_BYTES = 4 << 20
 TABLE_IS_GONE = re.compile(r"the table was deleted|does not exist|moved to the dead letters")
 
 
+# More rows than a table of an episode has.
+NO_SPLITS = 1_000_000
+
 @dataclass
 class Life:
     """A table from its creation to its deletion; its name may come again with another life."""
@@ -116,7 +119,7 @@ def check_statuses(ledger: Ledger, reports: Sequence[Json]) -> None:
             commits = {run["transaction"] for run in report["runs"] if run["transaction"]}
             assert len(commits) <= 1, f"{job.id} has committed in the transactions {commits}"
         assert not missing_ends(job, mine), f"{job.id} was accepted, and is not in all of its tables: {mine}"
-    unknown = found.keys() - ledger.jobs.keys()
+    unknown = {job for job in found.keys() - ledger.jobs.keys() if found[job][0]["kind"] != "compaction"}
     assert not unknown, f"jobs that nobody has asked for: {unknown}"
 
 
@@ -150,7 +153,10 @@ def check_tables(instance: Instance, ledger: Ledger, reports: Sequence[Json]) ->
         export = instance.export(life.name, f"final-{life.name}")
         rows += check_rows(inputs_until(ledger, reports, life.id, None), export)
         table = instance.describe(life.name)
-        assert table["rows"] == export.rows, f"{life.name} says that it has {table['rows']} rows, not {export.rows}"
+        # Rows of files that a split has cut are estimated.
+        splits = int(instance.properties.get("table.partition.splitting.threshold", NO_SPLITS)) < NO_SPLITS
+        told = f"{life.name} says that it has {table['rows']} rows, not {export.rows}"
+        assert splits or table["rows"] == export.rows, told
         assert table["pins"] == 0, f"pins are left: {table}"
     return rows
 

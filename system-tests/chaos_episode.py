@@ -139,6 +139,12 @@ class Plan:
             "tracker.repair.period.seconds": str(choose.choice([0.5, 1])),
             "table.commit.mode": choose.choice(["direct", "queued"]),
             "table.ingest.file.target.bytes": choose.choice(["16K", "256K", "8M"]),
+            "compaction.job.creation.period.minutes": str(choose.choice([0.01, 0.1])),
+            "compaction.lease.minutes": str(choose.choice([0.05, 1])),
+            "table.compaction.strategy": choose.choice(["size_ratio", "basic"]),
+            "table.compaction.files.batch.size": str(choose.choice([2, 4, 12])),
+            "partition.splitting.period.minutes": str(choose.choice([0.01, 0.1])),
+            "table.partition.splitting.threshold": str(choose.choice([500, 5000, 1000000])),
         }
 
     @property

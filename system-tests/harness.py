@@ -27,18 +27,24 @@ WAIT_SECONDS = 300.0
 POLL_SECONDS = 0.05
 
 # Short times, so that what a crash leaves behind is taken up within seconds; long enough that a slow machine's
-# heartbeats and drains come in time. Garbage goes when a test says so.
+# heartbeats and drains come in time. Garbage goes, files are merged and leaves split when a test says so.
 PROPERTIES = {
     "queue.visibility.timeout.seconds": "5",
     "queue.max.attempts": "10",
     "worker.drain.seconds": "60",
     "memory.bytes": "64M",
     "gc.period.minutes": "1000",
+    "compaction.job.creation.period.minutes": "1000",
+    "partition.splitting.period.minutes": "1000",
     "tracker.repair.period.seconds": "1",
     "statestore.snapshot.period.seconds": "1",
     "table.statestore.snapshot.min.transactions": "10",
     "table.state.history.retention.hours": "0",
 }
+
+# The kinds of jobs that tests send, and those that an instance makes by itself.
+SENT = ("ingest", "export")
+MADE = ("compaction",)
 
 # What is left of a write that has not ended.
 UNFINISHED = re.compile(r"#\d+$")
@@ -249,9 +255,10 @@ class Instance:
         assert len(reports) == 1, f"{len(reports)} jobs are called {job}: {outcome}"
         return reports[0]
 
-    def statuses(self) -> dict[str, str]:
-        """The status of each job."""
-        return {report["job"]: report["status"] for report in self.json("jobs", "list", "--limit", "1000")}
+    def statuses(self, kinds: Sequence[str] = SENT) -> dict[str, str]:
+        """The status of each job of these kinds."""
+        reports = self.json("jobs", "list", "--limit", "1000")
+        return {report["job"]: report["status"] for report in reports if report["kind"] in kinds}
 
     def wait_job(self, job: str, status: str = "FINISHED", seconds: float = WAIT_SECONDS) -> Json:
         """Waits until a job ends, checks how, and returns its report."""
@@ -268,12 +275,12 @@ class Instance:
         """Waits until all these jobs have ended, and returns the status of each."""
 
         def ended() -> dict[str, str] | None:
-            statuses = self.statuses()
+            statuses = self.statuses(SENT + MADE)
             mine = {job: statuses.get(job, "unknown") for job in jobs}
             return mine if FINAL.issuperset(mine.values()) else None
 
         def waiting() -> str:
-            statuses = self.statuses()
+            statuses = self.statuses(SENT + MADE)
             open_jobs = {job: statuses.get(job, "unknown") for job in jobs if statuses.get(job) not in FINAL}
             return f"jobs end; still open: {open_jobs}; queues: {self.depths()}"
 

@@ -30,6 +30,11 @@ PROPERTIES = {
     "queue_visibility_timeout_seconds": "2",
     "table_statestore_snapshot_min_transactions": "3",
     "table_ingest_file_target_bytes": "4096",
+    "compaction_job_creation_period_minutes": "0.01",
+    "table_compaction_strategy": "basic",
+    "table_compaction_files_batch_size": "2",
+    "partition_splitting_period_minutes": "0.01",
+    "table_partition_splitting_threshold": "300",
 }
 
 

@@ -79,6 +79,21 @@ pub(crate) enum Command {
         dormouse export events --wait\n  \
         dormouse export events --id nightly-2026-11-20 --as-of 2026-11-20T00:00:00Z")]
     Export(ExportArgs),
+    /// Merges files of a table's leaves now, as its compaction strategy has it.
+    #[command(after_help = "Examples:\n  \
+        dormouse compact events --wait\n  \
+        dormouse compact events --all --wait")]
+    Compact(CompactArgs),
+    /// Shows how a table is doing: its size and shape, what waits, and what became of its jobs.
+    #[command(after_help = "Examples:\n  \
+        dormouse status events\n  \
+        dormouse status events --format json")]
+    Status(StatusArgs),
+    /// Splits the leaves now that have more rows than the table's threshold.
+    #[command(after_help = "Examples:\n  \
+        dormouse split events\n  \
+        dormouse partitions events")]
+    Split(SplitArgs),
     /// Shows what became of jobs.
     #[command(subcommand)]
     Jobs(JobsCommand),
@@ -230,9 +245,29 @@ pub(crate) struct ExportArgs {
     pub(crate) wait: WaitArgs,
 }
 
+#[derive(Debug, ClapArgs)]
+pub(crate) struct CompactArgs {
+    pub(crate) table: TableName,
+    /// All files of each leaf into one, whatever the strategy.
+    #[arg(long)]
+    pub(crate) all: bool,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct StatusArgs {
+    pub(crate) table: TableName,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct SplitArgs {
+    pub(crate) table: TableName,
+}
+
 #[derive(Clone, Debug, ClapArgs)]
 pub(crate) struct WaitArgs {
-    /// Follow the job to its end, work on its queues too, and end with its outcome as exit code.
+    /// Follow what was sent to its end, work on its queues too, and end with its outcome as exit code.
     #[arg(long)]
     pub(crate) wait: bool,
     /// With --wait: leave the work to `dormouse serve` or workers.
@@ -262,7 +297,7 @@ pub(crate) struct JobsListArgs {
     /// With this status, such as FINISHED.
     #[arg(long)]
     pub(crate) status: Option<JobStatus>,
-    /// Of this kind: ingest or export.
+    /// Of this kind: ingest, export or compaction.
     #[arg(long)]
     pub(crate) kind: Option<JobKind>,
     /// First heard of at or after this time.
@@ -318,6 +353,14 @@ pub(crate) enum WorkerKind {
     Export,
     /// Queue export-leaf: writes exports.
     ExportLeaf,
+    /// Queue compaction: merges files.
+    Compaction,
+    /// Looks for files to merge.
+    CompactionJobs,
+    /// Queue splitting: splits leaves.
+    Splitting,
+    /// Looks for leaves to split.
+    Splits,
     /// Queue commit: appends queued commits.
     Commit,
     /// Snapshots and cutting logs.

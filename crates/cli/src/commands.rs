@@ -1,5 +1,6 @@
 //! One file per noun.
 
+mod compact;
 mod demo;
 mod doctor;
 mod export;
@@ -12,6 +13,8 @@ mod partitions;
 mod properties;
 mod queue;
 mod serve;
+mod split;
+mod status;
 mod table;
 
 use std::process::ExitCode;
@@ -57,6 +60,9 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         Command::Files(args) => files::run(&context, &args).await?,
         Command::Ingest(args) => return ingest::run(&context, args).await,
         Command::Export(args) => return export::run(&context, args).await,
+        Command::Status(args) => status::run(&context, &args).await?,
+        Command::Split(args) => split::run(&context, &args).await?,
+        Command::Compact(args) => return compact::run(&context, &args).await,
         Command::Jobs(command) => jobs::run(&context, command).await?,
         Command::Queue(command) => queue::run(&context, command).await?,
         Command::Worker(args) => serve::run(&context, &args.kinds).await?,

@@ -9,6 +9,7 @@ use dormouse_core::{
 use dormouse_jobs::{
     Handler, Services,
     commit::Committer,
+    compaction::CompactionWorker,
     export::{ExportLeafWorker, ExportSplitter},
     ingest::IngestWorker,
     schedule::Schedule,
@@ -51,36 +52,98 @@ impl Sending {
 /// # Errors
 /// Errors of the stores.
 pub(crate) async fn for_job(services: &Services, sending: &Sending, args: &WaitArgs) -> Result<JobReport> {
+    let interrupted = || format!("job {} is on its queue", sending.key.job);
+    working(services, args, follow(services, sending), interrupted).await
+}
+
+/// Follows jobs that were sent until all have ended, and works on the queues unless others do. Returns their last
+/// reports.
+///
+/// # Errors
+/// Errors of the stores.
+pub(crate) async fn for_jobs(
+    services: &Services,
+    keys: &[JobKey],
+    args: &WaitArgs,
+) -> Result<Vec<JobReport>> {
+    let interrupted = || "jobs are on their queue".to_owned();
+    working(services, args, follow_all(services, keys), interrupted).await
+}
+
+/// What is known of jobs.
+///
+/// # Errors
+/// Errors of the item store.
+pub(crate) async fn reports(services: &Services, keys: &[JobKey]) -> Result<Vec<JobReport>> {
+    let mut reports = Vec::with_capacity(keys.len());
+    for key in keys {
+        reports.extend(services.tracker.report(key).await?);
+    }
+    Ok(reports)
+}
+
+/// Waits for `follow`, and works on the queues meanwhile unless others do.
+async fn working<T>(
+    services: &Services,
+    args: &WaitArgs,
+    follow: impl Future<Output = Result<T>>,
+    interrupted: impl Fn() -> String,
+) -> Result<T> {
     let stop = CancellationToken::new();
     let follow = async {
-        let report = tokio::select! {
-            report = follow(services, sending) => report,
-            signal = stop_signal() => signal.and_then(|()| Err(interrupted(sending))),
+        let ended = tokio::select! {
+            ended = follow => ended,
+            signal = stop_signal() => signal.and_then(|()| {
+                let what = interrupted();
+                Err(Error::unavailable(format!("interrupted: {what}, and goes on with the next worker")))
+            }),
         };
         stop.cancel();
-        report
+        ended
     };
     if args.no_work {
         return follow.await;
     }
-    let (report, worked) = tokio::join!(follow, work(services, &stop));
+    let (ended, worked) = tokio::join!(follow, work(services, &stop));
     worked?;
-    report
+    ended
 }
 
-fn interrupted(sending: &Sending) -> Error {
-    Error::unavailable(format!(
-        "interrupted: job {} is on its queue, and goes on with the next worker",
-        sending.key.job
-    ))
+async fn follow_all(services: &Services, keys: &[JobKey]) -> Result<Vec<JobReport>> {
+    let bar = spinner();
+    loop {
+        let reports = reports(services, keys).await?;
+        let ended = reports.iter().filter(|report| report.status.is_final()).count();
+        if ended == keys.len() {
+            bar.finish_and_clear();
+            return Ok(reports);
+        }
+        let rows: u64 = reports.iter().map(JobReport::rows_written).sum();
+        bar.set_message(format!(
+            "{ended} of {} jobs, {} rows",
+            keys.len(),
+            printer::count(rows)
+        ));
+        bar.tick();
+        services.ports.clock.sleep(POLL).await;
+    }
+}
+
+fn spinner() -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed_precise} {msg}") {
+        bar.set_style(style);
+    }
+    bar
 }
 
 async fn work(services: &Services, stop: &CancellationToken) -> Result<()> {
     let ingest = IngestWorker::new(services.clone());
     let splitter = ExportSplitter::new(services.clone());
     let leaf = ExportLeafWorker::new(services.clone());
+    let compaction = CompactionWorker::new(services.clone());
     let committer = Committer::new(services.clone());
-    let handlers: [&dyn Handler; 4] = [&ingest, &splitter, &leaf, &committer];
+    let handlers: [&dyn Handler; 5] = [&ingest, &splitter, &leaf, &compaction, &committer];
     let workers = handlers.map(|handler| worker::run(services, handler, stop));
     // A message that dies without a report would be waited for in vain.
     let repair = Schedule::Repair.run(services, stop);
@@ -90,10 +153,7 @@ async fn work(services: &Services, stop: &CancellationToken) -> Result<()> {
 
 async fn follow(services: &Services, sending: &Sending) -> Result<JobReport> {
     let key = &sending.key;
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed_precise} {msg}") {
-        bar.set_style(style);
-    }
+    let bar = spinner();
     bar.set_message(format!("{} {} waits in its queue", key.kind, key.job));
     loop {
         if let Some(report) = find(services, sending).await? {

@@ -3,7 +3,7 @@
 //! Every id that becomes part of an object key or a file name passes [`check_path_part`]: it cannot leave its
 //! prefix, name a parent directory, or hide.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -183,6 +183,53 @@ impl TransactionNumber {
 impl fmt::Display for TransactionNumber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// Which workflow a job belongs to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobKind {
+    /// Rows are added to a table.
+    #[default]
+    Ingest,
+    /// A table is written out.
+    Export,
+    /// Files of a leaf are merged.
+    Compaction,
+}
+
+impl JobKind {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::Ingest, Self::Export, Self::Compaction];
+
+    /// The name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ingest => "ingest",
+            Self::Export => "export",
+            Self::Compaction => "compaction",
+        }
+    }
+}
+
+impl fmt::Display for JobKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for JobKind {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.as_str() == text)
+            .ok_or_else(|| {
+                Error::invalid(format!(
+                    "no kind of job \"{text}\"; the kinds are ingest, export, compaction"
+                ))
+            })
     }
 }
 

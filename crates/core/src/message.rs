@@ -4,10 +4,12 @@
 //! name. A body that cannot be read ends in an `Invalid` error whose text goes into the tracker.
 
 pub mod commit;
+pub mod compaction;
 pub mod export;
 pub mod export_leaf;
 pub mod ingest;
 pub mod location;
+pub mod splitting;
 
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 
@@ -17,10 +19,12 @@ use crate::{
 };
 
 pub use commit::CommitMessage;
+pub use compaction::CompactionMessage;
 pub use export::ExportMessage;
 pub use export_leaf::ExportLeafMessage;
 pub use ingest::IngestMessage;
 pub use location::Location;
+pub use splitting::SplittingMessage;
 
 /// The table that a message names.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,4 +1,6 @@
 //! Planners: pure functions from a state to what should be done.
 
+pub mod compaction;
 pub mod export;
 pub mod garbage;
+pub mod split;

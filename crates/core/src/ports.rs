@@ -20,7 +20,7 @@ pub use ids::{Ids, SystemIds};
 pub use item_store::{Attributes, Condition, Item, ItemKey, ItemStore, Order, Range, Sort, Value, Write};
 pub use queue::{Delivery, Message, Queue, QueueDepth, QueueName, QueueSettings, Receipt, StoredMessage};
 pub use row_engine::{
-    ExportInput, ExportSpec, ExportedFile, FaultKind, FileFault, IngestSpec, InputObject, Progress,
-    RowEngine, VerifySpec,
+    CompactionSpec, ExportSpec, ExportedFile, FaultKind, FileFault, IngestSpec, InputObject, KeySample,
+    MergeInput, Progress, RowEngine, SampleSpec, VerifySpec,
 };
 pub use server_side_copy::{CopyReceipt, ServerSideCopy};

@@ -9,6 +9,7 @@
 //! | [`log`] | entries as stored: encoding, hash chain, reading the tail |
 //! | [`proposal`] | what an append would do, before it is written |
 //! | [`store`] | load, check, append, retry: group commit |
+//! | [`summary`] | a state in numbers |
 //! | [`snapshot`] | whole states as objects, and cutting the log behind them |
 //!
 //! # The protocol
@@ -35,10 +36,11 @@ pub mod log;
 pub mod proposal;
 pub mod snapshot;
 pub mod store;
+pub mod summary;
 pub mod table_state;
 pub mod transaction;
 
 pub use apply::{Outcome, Refusal};
 pub use store::{AsOf, Committed, StateStore};
-pub use table_state::{Reference, TableState};
+pub use table_state::{Kept, KeptBecause, Reference, TableState};
 pub use transaction::{Commit, CommitId, Record};

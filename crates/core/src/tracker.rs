@@ -5,8 +5,11 @@
 //! with it, else the latest attempt, and within an attempt the furthest event. What is lost with a worker is repaired from the log
 //! (`jobs::repair`).
 
+mod event;
 mod report;
 mod store;
 
-pub use report::{Event, EventKind, ExportCounts, JobKey, JobKind, JobReport, JobStatus, RunReport};
+pub use crate::ids::JobKind;
+pub use event::{Event, EventKind, JobKey, JobStatus};
+pub use report::{ExportCounts, JobReport, RunReport};
 pub use store::{ExportPart, JobCursor, JobFilter, JobPage, PartsProgress, Tracker};

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "core/compaction_plan.rs"]
+mod compaction_plan;
 #[path = "core/export_plan.rs"]
 mod export_plan;
 #[path = "core/faulty_items.rs"]
@@ -16,6 +18,8 @@ mod invariants;
 mod ports;
 #[path = "core/samples.rs"]
 mod samples;
+#[path = "core/split_plan.rs"]
+mod split_plan;
 #[path = "core/state_fixtures.rs"]
 mod state_fixtures;
 #[path = "core/state_model.rs"]
@@ -26,6 +30,8 @@ mod state_reads;
 mod state_records;
 #[path = "core/state_store.rs"]
 mod state_store;
+#[path = "core/state_summary.rs"]
+mod state_summary;
 #[path = "core/stored_log.rs"]
 mod stored_log;
 #[path = "core/tables.rs"]

@@ -26,7 +26,7 @@ use dormouse_core::{
     ids::{PartitionId, TableId},
     key::{Key, KeyBounds, KeyValue},
     partition::Leaf,
-    ports::{ExportInput, ExportSpec, IngestSpec, InputObject, Progress, RowEngine, SystemIds},
+    ports::{ExportSpec, IngestSpec, InputObject, MergeInput, Progress, RowEngine, SystemIds},
     schema::{Column, DataType, Schema},
 };
 use dormouse_engine::{EngineOptions, ParquetRowEngine};
@@ -179,7 +179,7 @@ async fn export(table: &str, leaf_count: u64, leaf: u64, times: u64) {
         let entry = entry.unwrap();
         let mut crc = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64Nvme);
         crc.update(&std::fs::read(entry.path()).unwrap());
-        inputs.push(ExportInput {
+        inputs.push(MergeInput {
             store: store.clone(),
             path: ObjectPath::from(format!(
                 "{directory}/{}",
@@ -190,7 +190,7 @@ async fn export(table: &str, leaf_count: u64, leaf: u64, times: u64) {
             exact: None,
         });
     }
-    let inputs: Vec<ExportInput> = (0..times).flat_map(|_| inputs.clone()).collect();
+    let inputs: Vec<MergeInput> = (0..times).flat_map(|_| inputs.clone()).collect();
     let engine = ParquetRowEngine::new(EngineOptions::default(), Arc::new(SystemIds));
     let start = Instant::now();
     let spec = ExportSpec {

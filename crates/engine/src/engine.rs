@@ -5,9 +5,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use dormouse_core::{
     Error, Result,
-    file::DataFile,
+    file::{DataFile, FilePart},
+    ids::FileName,
+    key::KeyBounds,
     ports::{
-        ExportSpec, ExportedFile, FileFault, Ids, IngestSpec, InputObject, Progress, RowEngine, VerifySpec,
+        CompactionSpec, ExportSpec, ExportedFile, FileFault, Ids, IngestSpec, InputObject, KeySample,
+        MergeInput, Progress, RowEngine, SampleSpec, VerifySpec,
     },
     schema::Schema,
 };
@@ -18,11 +21,12 @@ use tokio::{
 
 use crate::{
     cancel::Cancel,
-    export::Export,
     ingest::Ingest,
     input::read_schema,
+    leaf_merge::LeafMerge,
     object_reader::{Origin, RemoteObject},
     options::EngineOptions,
+    sample::Sample,
     spill::{SpillDirectory, remove_abandoned},
     verify::Verify,
 };
@@ -71,6 +75,28 @@ impl ParquetRowEngine {
             .await
             .map_err(|error| Error::internal("the row engine's memory is closed").with_source(error))?;
         Ok((permit, (granted << 20).min(self.options.memory_bytes)))
+    }
+
+    /// A merge of a leaf, once it is known where it runs.
+    fn merging(
+        &self,
+        schema: Arc<Schema>,
+        bounds: KeyBounds,
+        inputs: Vec<MergeInput>,
+        progress: Arc<Progress>,
+    ) -> impl FnOnce(Handle, Cancel) -> LeafMerge + Send + 'static {
+        let threads = self.options.threads;
+        let spill = SpillDirectory::new(&self.options.spill_directory, self.ids.uuid());
+        move |runtime, cancel| LeafMerge {
+            schema,
+            bounds,
+            inputs,
+            progress,
+            threads,
+            spill,
+            runtime,
+            cancel,
+        }
     }
 
     /// The table schema that a Parquet object stands for, with these key columns; every other column is a value
@@ -147,14 +173,58 @@ impl RowEngine for ParquetRowEngine {
     }
 
     async fn export(&self, spec: ExportSpec, progress: Arc<Progress>) -> Result<ExportedFile> {
-        let threads = self.options.threads;
-        let spill = SpillDirectory::new(&self.options.spill_directory, self.ids.uuid());
+        let merging = self.merging(spec.schema, spec.leaf.bounds, spec.inputs, progress);
+        let (store, path) = (spec.output, spec.output_path);
         off_runtime(move |runtime, cancel| {
-            Export {
-                spec,
-                progress,
-                threads,
-                spill,
+            let merge = merging(runtime, cancel);
+            let merged = merge.run(merge.destination(store, path, true), true)?;
+            let object = merged
+                .object
+                .ok_or_else(|| Error::internal("an export has written no object"))?;
+            Ok(ExportedFile {
+                rows: merged.rows,
+                bytes: object.bytes,
+                checksum: object.checksum,
+                digest: merged.digest,
+                range: merged.range,
+            })
+        })
+        .await
+    }
+
+    async fn compact(&self, spec: CompactionSpec, progress: Arc<Progress>) -> Result<Option<DataFile>> {
+        let name = FileName::new(&spec.leaf.id, self.ids.uuid());
+        let merging = self.merging(spec.schema, spec.leaf.bounds, spec.inputs, progress);
+        let (store, path) = (spec.output, name.object_path(&spec.table));
+        off_runtime(move |runtime, cancel| {
+            let merge = merging(runtime, cancel);
+            let merged = merge.run(merge.destination(store, path, false), false)?;
+            let (Some(object), Some(range)) = (merged.object, merged.range) else {
+                return Ok(None);
+            };
+            let part = FilePart {
+                range,
+                rows: merged.rows,
+                digest: merged.digest,
+            };
+            Ok(Some(DataFile {
+                name,
+                rows: merged.rows,
+                bytes: object.bytes,
+                checksum: object.checksum,
+                parts: vec![part],
+            }))
+        })
+        .await
+    }
+
+    async fn sample(&self, spec: SampleSpec) -> Result<Vec<KeySample>> {
+        off_runtime(move |runtime, cancel| {
+            Sample {
+                schema: spec.schema,
+                bounds: spec.leaf.bounds,
+                inputs: spec.inputs,
+                keys: spec.keys,
                 runtime,
                 cancel,
             }
@@ -162,6 +232,7 @@ impl RowEngine for ParquetRowEngine {
         })
         .await
     }
+
     async fn verify(&self, spec: VerifySpec) -> Result<Vec<FileFault>> {
         off_runtime(move |runtime, cancel| {
             Verify {

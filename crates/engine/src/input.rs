@@ -110,6 +110,28 @@ impl Input {
         })
     }
 
+    /// The same input, of which only the row key columns are read from now on.
+    ///
+    /// # Errors
+    /// Damage of the file's schema.
+    pub(crate) fn with_row_keys_only(self, table: &TableSchema) -> Result<Self> {
+        let wanted = &self.columns[..table.row_key_columns()];
+        let descriptor = self.footer().file_metadata().schema_descr();
+        let levels = parquet_to_arrow_field_levels(
+            descriptor,
+            ProjectionMask::roots(descriptor, wanted.iter().copied()),
+            Some(self.schema().fields()),
+        )
+        .map_err(|error| self.object.damaged(error))?;
+        let place = |position: &usize| wanted.iter().filter(|other| *other < position).count();
+        let columns = wanted.iter().map(place).collect();
+        Ok(Self {
+            levels,
+            columns,
+            ..self
+        })
+    }
+
     pub(crate) fn object(&self) -> &Arc<RemoteObject> {
         &self.object
     }

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`options`] | memory, threads and the spill directory |
 //! | `engine` | the port |
-//! | `ingest`, `export`, `verify` | the calls, step by step |
+//! | `ingest`, `leaf_merge`, `sample`, `verify` | the calls, step by step |
 //! | [`arrow_schema`], `table`, `columns` | core types and Arrow's; arrays brought into one form |
 //! | `input`, `footer`, `page_header`, `pages`, `thrift`, `object_reader`, `pruning` | untrusted Parquet, read in bounded windows, without what no bound needs |
 //! | `sort_key`, `cut`, `sort`, `merge` | the order of rows |
@@ -37,16 +37,17 @@ mod columns;
 mod cut;
 mod digest;
 mod engine;
-mod export;
 mod footer;
 mod ingest;
 mod input;
+mod leaf_merge;
 mod merge;
 mod object_reader;
 mod object_writer;
 mod page_header;
 mod pages;
 mod pruning;
+mod sample;
 mod sort;
 mod sort_key;
 mod spill;

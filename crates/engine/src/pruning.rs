@@ -3,6 +3,8 @@
 //! Statistics may be cut short by their writer, but only outwards: a minimum is never above a value, a maximum
 //! never below one. Where they are missing, everything is read.
 
+use std::ops::Range;
+
 use arrow::array::{Array, ArrayRef};
 use dormouse_core::{
     Result,
@@ -40,53 +42,69 @@ pub(crate) fn row_groups(input: &Input, bounds: &KeyBounds) -> Result<Vec<usize>
 /// The rows of a row group between the first and the last page that may have rows in the bounds; none for all
 /// rows.
 pub(crate) fn pages(input: &Input, row_group: usize, bounds: &KeyBounds) -> Result<Option<RowSelection>> {
+    let rows = row_count(input.footer().row_group(row_group)) as usize;
+    let touched = page_rows(input, row_group, bounds)?;
+    let (Some(first), Some(last)) = (touched.first(), touched.last()) else {
+        return Ok(None);
+    };
+    if first.start == 0 && last.end == rows {
+        return Ok(None);
+    }
+    Ok(Some(RowSelection::from(vec![
+        RowSelector::skip(first.start),
+        RowSelector::select(last.end - first.start),
+        RowSelector::skip(rows - last.end),
+    ])))
+}
+
+/// The rows of each page of the first key column, from the first to the last page that may have rows in the bounds.
+/// Without a page index, all rows of the row group are as one page.
+pub(crate) fn page_rows(input: &Input, row_group: usize, bounds: &KeyBounds) -> Result<Vec<Range<usize>>> {
+    let rows = row_count(input.footer().row_group(row_group)) as usize;
     guarded(input, || {
-        let footer = input.footer();
-        let (Some(converter), Some(column_index), Some(offset_index)) =
-            (converter(input), footer.column_index(), footer.offset_index())
-        else {
-            return Ok(None);
-        };
-        let groups = [row_group];
-        let (Ok(mins), Ok(maxes)) = (
-            converter.data_page_mins(column_index, offset_index, &groups),
-            converter.data_page_maxes(column_index, offset_index, &groups),
-        ) else {
-            return Ok(None);
-        };
-        let touch = touching(&mins, &maxes, bounds)?;
-        let Some(pages) = offset_index.get(row_group).and_then(|columns| columns.first()) else {
-            return Ok(None);
-        };
-        let starts: Vec<usize> = pages
-            .page_locations()
-            .iter()
-            .filter_map(|page| usize::try_from(page.first_row_index).ok())
-            .collect();
-        let rows = row_count(footer.row_group(row_group)) as usize;
-        let first = touch.iter().position(|touches| *touches);
-        let last = touch.iter().rposition(|touches| *touches);
-        let (Some(first), Some(last)) = (first, last) else {
-            // The row group's own statistics did not rule it out, so its rows are looked at.
-            return Ok(None);
-        };
-        if starts.len() != touch.len()
-            || !starts.is_sorted()
-            || starts.last().is_some_and(|start| *start > rows)
-        {
-            return Ok(None);
-        }
-        let from = starts[first];
-        let until = starts.get(last + 1).copied().unwrap_or(rows);
-        if from == 0 && until == rows {
-            return Ok(None);
-        }
-        Ok(Some(RowSelection::from(vec![
-            RowSelector::skip(from),
-            RowSelector::select(until - from),
-            RowSelector::skip(rows - until),
-        ])))
+        Ok(indexed_pages(input, row_group, bounds)?.unwrap_or_else(|| std::iter::once(0..rows).collect()))
     })
+}
+
+fn indexed_pages(input: &Input, row_group: usize, bounds: &KeyBounds) -> Result<Option<Vec<Range<usize>>>> {
+    let footer = input.footer();
+    let (Some(converter), Some(column_index), Some(offset_index)) =
+        (converter(input), footer.column_index(), footer.offset_index())
+    else {
+        return Ok(None);
+    };
+    let groups = [row_group];
+    let (Ok(mins), Ok(maxes)) = (
+        converter.data_page_mins(column_index, offset_index, &groups),
+        converter.data_page_maxes(column_index, offset_index, &groups),
+    ) else {
+        return Ok(None);
+    };
+    let touch = touching(&mins, &maxes, bounds)?;
+    let Some(pages) = offset_index.get(row_group).and_then(|columns| columns.first()) else {
+        return Ok(None);
+    };
+    let mut starts: Vec<usize> = pages
+        .page_locations()
+        .iter()
+        .filter_map(|page| usize::try_from(page.first_row_index).ok())
+        .collect();
+    let rows = row_count(footer.row_group(row_group)) as usize;
+    let first = touch.iter().position(|touches| *touches);
+    let last = touch.iter().rposition(|touches| *touches);
+    let (Some(first), Some(last)) = (first, last) else {
+        // The row group's own statistics did not rule it out, so its rows are looked at.
+        return Ok(None);
+    };
+    if starts.len() != touch.len() {
+        return Ok(None);
+    }
+    starts.push(rows);
+    if !starts.is_sorted() {
+        return Ok(None);
+    }
+    let pages = starts[first..=last + 1].windows(2).map(|page| page[0]..page[1]);
+    Ok(Some(pages.collect()))
 }
 
 fn guarded<T>(input: &Input, work: impl FnOnce() -> Result<T>) -> Result<T> {

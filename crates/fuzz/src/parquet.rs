@@ -12,7 +12,7 @@ use dormouse_core::{
     file::DataFile,
     key::{Bytes as KeyBytes, Key, KeyValue},
     partition::Leaf,
-    ports::{ExportInput, ExportSpec, ExportedFile, IngestSpec, Progress, RowEngine},
+    ports::{ExportSpec, ExportedFile, IngestSpec, MergeInput, Progress, RowEngine},
     schema::{Column, DataType, Schema},
 };
 use object_store::{memory::InMemory, path::Path};
@@ -156,7 +156,7 @@ impl Run<'_> {
         &self,
         store: &Arc<InMemory>,
         schema: &Schema,
-        inputs: Vec<ExportInput>,
+        inputs: Vec<MergeInput>,
     ) -> Result<ExportedFile> {
         let spec = ExportSpec {
             schema: Arc::new(schema.clone()),
@@ -212,7 +212,7 @@ impl Run<'_> {
     fn check_as_data_file(&self, schema: &Schema) {
         let store = self.bench.store(DATA_FILE, self.bytes.clone());
         let checksum = crc64(&self.bytes);
-        let right = ExportInput {
+        let right = MergeInput {
             store: store.clone(),
             path: Path::from(DATA_FILE),
             bytes: self.bytes.len() as u64,
@@ -238,8 +238,8 @@ impl Run<'_> {
     }
 }
 
-fn export_input(store: &Arc<InMemory>, file: &DataFile, exact: bool) -> ExportInput {
-    ExportInput {
+fn export_input(store: &Arc<InMemory>, file: &DataFile, exact: bool) -> MergeInput {
+    MergeInput {
         store: store.clone(),
         path: file.name.object_path(&table()),
         bytes: file.bytes,

@@ -16,7 +16,6 @@ use dormouse_core::{
     ports::{Condition, Delivery, Item, ItemKey, Message, QueueName, create_object, queue::MAX_BODY_BYTES},
     state::{Commit, CommitId, Outcome, Record, Refusal, TableState},
     tables::TableInfo,
-    tracker::Tracker,
 };
 use object_store::{ObjectStoreExt, path::Path};
 
@@ -216,20 +215,5 @@ impl Handler for Committer {
 
     async fn handle(&self, delivery: &Delivery, _run: &RunId) -> Result<(), JobFailure> {
         Ok(self.commit(delivery).await?)
-    }
-}
-
-/// Reports a committed job to the tracker; the repair does it if this fails.
-pub(crate) async fn report_committed(
-    tracker: &Tracker,
-    subject: &Subject,
-    run: (&RunId, u32),
-    kind: dormouse_core::tracker::EventKind,
-) {
-    let recorded = tracker
-        .record(&subject.key, subject.table_name.as_deref(), run, kind)
-        .await;
-    if let Err(error) = recorded {
-        tracing::warn!(job = %subject.key.job, error = error.report(), "commit not reported");
     }
 }

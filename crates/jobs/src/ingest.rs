@@ -6,7 +6,7 @@
 
 mod inputs;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use dormouse_core::{
@@ -14,18 +14,16 @@ use dormouse_core::{
     ids::{JobId, RunId},
     message::IngestMessage,
     ports::{Delivery, IngestSpec, Progress, QueueName},
-    state::{Commit, CommitId, Outcome, Record, TableState},
+    state::{Commit, CommitId, Outcome, Record},
     tracker::{EventKind, JobKey, JobKind},
 };
 
 use crate::{
-    commit::{commit, own_object, report_committed},
+    commit::{commit, own_object},
+    run::Run,
     services::Services,
     worker::{Handler, JobFailure, Subject},
 };
-
-/// How often a run reports how far it is.
-const PROGRESS_PERIOD: Duration = Duration::from_secs(1);
 
 /// Works on the queue `ingest`.
 #[derive(Debug)]
@@ -50,15 +48,20 @@ impl IngestWorker {
         subject.key.table = Some(table.id.clone());
         subject.table_name = Some(table.name.to_string());
         let job = subject.key.job.clone();
-        let run = (run, delivery.attempt);
-
         let state = services
             .states
             .live_state(&table.id)
             .await
             .map_err(|error| subject.failure(error))?;
+        let attempt = delivery.attempt;
         if state.committed(&job).is_some() {
-            self.report_done(&subject, &state, delivery.attempt).await;
+            let run = Run {
+                services,
+                subject: &subject,
+                id: run,
+                attempt,
+            };
+            run.report_done(&state).await;
             return Ok(());
         }
         let inputs = inputs::find(services, &message.files)
@@ -68,8 +71,14 @@ impl IngestWorker {
         let accepted = EventKind::Accepted {
             input_files: inputs.len() as u64,
         };
+        let run = Run {
+            services,
+            subject: &subject,
+            id: run,
+            attempt,
+        };
         for kind in [accepted, EventKind::Started] {
-            self.report(&subject, run, kind).await;
+            run.report(kind).await;
         }
 
         let schema = state.schema().cloned().ok_or_else(|| {
@@ -91,7 +100,7 @@ impl IngestWorker {
         let files = tokio::select! {
             biased;
             files = services.ports.engine.ingest(spec, progress.clone()) => files,
-            never = self.report_progress(&subject, run, &progress) => match never {},
+            never = run.report_progress(&progress) => match never {},
         }
         .map_err(|error| subject.failure(own_object(error)))?;
 
@@ -102,15 +111,15 @@ impl IngestWorker {
             rows_written: rows,
             files: count,
         };
-        self.report(&subject, run, written).await;
+        run.report(written).await;
 
         let record = Record::FilesAdded {
             job: job.clone(),
-            run: run.0.clone(),
+            run: run.id.clone(),
             issued: delivery.sent_at,
             files: files.into_iter().map(Arc::new).collect(),
         };
-        let request = Commit::new(CommitId::of_run(&job, run.0), record);
+        let request = Commit::new(CommitId::of_run(&job, run.id), record);
         let outcome = commit(services, &table, request)
             .await
             .map_err(|error| subject.failure(error))?;
@@ -122,7 +131,7 @@ impl IngestWorker {
                     rows,
                     files: count,
                 };
-                report_committed(&services.tracker, &subject, run, kind).await;
+                run.report(kind).await;
                 Ok(())
             }
             Outcome::AlreadyDone(_) => {
@@ -131,21 +140,9 @@ impl IngestWorker {
                     .state(&table.id)
                     .await
                     .map_err(|error| subject.failure(error))?;
-                self.report_done(&subject, &state, delivery.attempt).await;
+                run.report_done(&state).await;
                 Ok(())
             }
-        }
-    }
-
-    /// Reports the run that has committed the job.
-    async fn report_done(&self, subject: &Subject, state: &TableState, attempt: u32) {
-        if let Some(done) = state.committed(&subject.key.job) {
-            let kind = EventKind::Committed {
-                transaction: done.transaction,
-                rows: done.rows,
-                files: done.files,
-            };
-            report_committed(&self.services.tracker, subject, (&done.run, attempt), kind).await;
         }
     }
 
@@ -163,43 +160,6 @@ impl IngestWorker {
             part: None,
             accepted: false,
         })
-    }
-
-    /// Tells the tracker, which is for people: a run goes on when it does not listen. Says whether it did.
-    async fn report(&self, subject: &Subject, run: (&RunId, u32), kind: EventKind) -> bool {
-        let table_name = subject.table_name.as_deref();
-        let recorded = self
-            .services
-            .tracker
-            .record(&subject.key, table_name, run, kind)
-            .await;
-        if let Err(error) = &recorded {
-            tracing::warn!(job = %subject.key.job, error = error.report(), "not reported");
-        }
-        recorded.is_ok()
-    }
-
-    async fn report_progress(
-        &self,
-        subject: &Subject,
-        run: (&RunId, u32),
-        progress: &Progress,
-    ) -> std::convert::Infallible {
-        let mut reported = (0, 0);
-        loop {
-            self.services.ports.clock.sleep(PROGRESS_PERIOD).await;
-            let now = (progress.read(), progress.written());
-            if now != reported {
-                let kind = EventKind::Progress {
-                    rows_read: now.0,
-                    rows_written: now.1,
-                };
-                // The next report says it again.
-                if self.report(subject, run, kind).await {
-                    reported = now;
-                }
-            }
-        }
     }
 }
 

@@ -6,6 +6,8 @@
 //! | [`worker`] | the loop: receive, extend, handle, record, acknowledge, drain |
 //! | [`ingest`] | queue `ingest`: add the rows of some files to a table, once |
 //! | [`export`] | queues `export` and `export-leaf`: plan, write and finish an export |
+//! | [`compaction`] | queue `compaction`: merge files of a leaf |
+//! | [`splitting`] | queue `splitting`: leaves over the threshold become several |
 //! | [`commit`] | how a workflow commits, and queue `commit` |
 //! | [`garbage`], [`snapshots`], [`repair`] | what schedules do for each table |
 //! | [`schedule`] | the schedules themselves |
@@ -19,14 +21,17 @@
 #![warn(missing_docs)]
 
 pub mod commit;
+pub mod compaction;
 pub mod doctor;
 pub mod export;
 pub mod garbage;
 pub mod ingest;
 pub mod repair;
+mod run;
 pub mod schedule;
 pub mod services;
 pub mod snapshots;
+pub mod splitting;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod worker;

@@ -59,7 +59,7 @@ pub async fn commits(services: &Services, table: &TableInfo) -> Result<u64> {
         .filter(|(_, entry)| entry.transaction > done && entry.at > oldest)
     {
         let key = JobKey {
-            kind: JobKind::Ingest,
+            kind: entry.kind,
             table: Some(table.id.clone()),
             job: job.clone(),
         };
@@ -105,7 +105,7 @@ pub async fn jobs_of_deleted(services: &Services, table: &TableId, state: &Table
             continue;
         };
         let committed = match report.key.kind {
-            JobKind::Ingest => state.committed(&report.key.job),
+            JobKind::Ingest | JobKind::Compaction => state.committed(&report.key.job),
             JobKind::Export => None,
         };
         let (run, kind) = match committed {
@@ -186,7 +186,9 @@ pub async fn dead_letters(services: &Services, handler: &dyn Handler) -> Result<
 async fn has_ended(services: &Services, key: &JobKey) -> Result<bool> {
     let Some(table) = &key.table else { return Ok(false) };
     match key.kind {
-        JobKind::Ingest => Ok(services.states.state(table).await?.committed(&key.job).is_some()),
+        JobKind::Ingest | JobKind::Compaction => {
+            Ok(services.states.state(table).await?.committed(&key.job).is_some())
+        }
         JobKind::Export => match read_plan(services, table, &ExportId::new(key.job.as_str())?).await? {
             Some(plan) => finish_if_done(services, &plan).await,
             None => Ok(false),
@@ -250,7 +252,7 @@ async fn end_lost(services: &Services, report: &JobReport, lost: Duration) -> Re
     )];
     let run = match report.key.kind {
         JobKind::Export => RunId::new(report.key.job.as_str())?,
-        JobKind::Ingest => RunId::new("lost")?,
+        JobKind::Ingest | JobKind::Compaction => RunId::new("lost")?,
     };
     let attempt = report.runs.last().map_or(1, |run| run.attempt);
     services

@@ -15,6 +15,7 @@ use dormouse_core::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    compaction::{self, CompactionWorker},
     export::{ExportLeafWorker, ExportSplitter},
     garbage,
     garbage::{Collected, Override},
@@ -22,12 +23,17 @@ use crate::{
     repair,
     services::Services,
     snapshots,
+    splitting::{self, Splitter},
     worker::Handler,
 };
 
 /// A thing that happens from time to time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Schedule {
+    /// Making compactions.
+    Compaction,
+    /// Looking for leaves to split.
+    Splitting,
     /// Snapshots and cutting logs.
     Snapshots,
     /// Garbage collection.
@@ -38,10 +44,18 @@ pub enum Schedule {
 
 impl Schedule {
     /// Every schedule.
-    pub const ALL: [Self; 3] = [Self::Snapshots, Self::Garbage, Self::Repair];
+    pub const ALL: [Self; 5] = [
+        Self::Compaction,
+        Self::Splitting,
+        Self::Snapshots,
+        Self::Garbage,
+        Self::Repair,
+    ];
 
     fn period(self, services: &Services) -> Duration {
         match self {
+            Self::Compaction => services.settings.compaction_period(),
+            Self::Splitting => services.settings.splitting_period(),
             Self::Snapshots => services.settings.snapshot_period(),
             Self::Garbage => services.settings.gc_period(),
             Self::Repair => services.settings.tracker_repair_period(),
@@ -54,6 +68,8 @@ impl Schedule {
     /// Errors of the stores; tables that failed do not keep others from their turn.
     pub async fn run_once(self, services: &Services) -> Result<()> {
         match self {
+            Self::Compaction => compact_all(services).await,
+            Self::Splitting => split_all(services).await,
             Self::Snapshots => snapshot_all(services).await,
             Self::Garbage => {
                 let turns = collect_all(services, Override::default()).await?;
@@ -82,6 +98,21 @@ impl Schedule {
             () = turns => {}
         }
     }
+}
+
+async fn compact_all(services: &Services) -> Result<()> {
+    each(online(services).await?, async |table| {
+        let policy = services.table_settings(&table)?.compaction_policy();
+        compaction::create(services, &table, policy).await.map(|_| ())
+    })
+    .await
+}
+
+async fn split_all(services: &Services) -> Result<()> {
+    each(online(services).await?, async |table| {
+        splitting::find(services, &table).await.map(|_| ())
+    })
+    .await
 }
 
 async fn snapshot_all(services: &Services) -> Result<()> {
@@ -191,8 +222,10 @@ async fn repair_all(services: &Services) -> Result<()> {
         repair::commits(services, &table).await.map(|_| ())
     })
     .await;
-    let handlers: [Box<dyn Handler>; 3] = [
+    let handlers: [Box<dyn Handler>; 5] = [
         Box::new(IngestWorker::new(services.clone())),
+        Box::new(CompactionWorker::new(services.clone())),
+        Box::new(Splitter::new(services.clone())),
         Box::new(ExportSplitter::new(services.clone())),
         Box::new(ExportLeafWorker::new(services.clone())),
     ];

@@ -5,12 +5,13 @@ use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
 use dormouse_core::{
     Error, Result,
     config::{InstanceSettings, TableSettings},
-    ids::BucketName,
+    ids::{BucketName, TableId},
     message::TableRef,
     ports::{
-        AbandonedUploads, Bucket, Buckets, Clock, Ids, ItemStore, Queue, QueueName, RowEngine, ServerSideCopy,
+        AbandonedUploads, Bucket, Buckets, Clock, Ids, ItemStore, MergeInput, Queue, QueueName, RowEngine,
+        ServerSideCopy,
     },
-    state::StateStore,
+    state::{Reference, StateStore},
     tables::{TableInfo, Tables},
     tracker::Tracker,
 };
@@ -131,6 +132,17 @@ impl Services {
     /// `Invalid` when a stored property is wrong.
     pub fn table_settings(&self, table: &TableInfo) -> Result<TableSettings> {
         self.settings.for_table(&table.properties)
+    }
+
+    /// What the row engine reads for a reference.
+    pub(crate) fn merge_input(&self, table: &TableId, reference: &Reference) -> MergeInput {
+        MergeInput {
+            store: self.data.clone(),
+            path: reference.file.name.object_path(table),
+            bytes: reference.file.bytes,
+            checksum: reference.file.checksum,
+            exact: reference.exact(),
+        }
     }
 
     /// The bucket that holds table data.

@@ -5,6 +5,8 @@
 
 #[path = "jobs/commits.rs"]
 mod commits;
+#[path = "jobs/compaction.rs"]
+mod compaction;
 #[path = "jobs/crash_points.rs"]
 mod crash_points;
 #[path = "jobs/doctor.rs"]
@@ -23,6 +25,8 @@ mod ingest;
 mod repair;
 #[path = "jobs/simulation.rs"]
 mod simulation;
+#[path = "jobs/splitting.rs"]
+mod splitting;
 #[path = "jobs/tracker.rs"]
 mod tracker;
 #[path = "jobs/worker.rs"]

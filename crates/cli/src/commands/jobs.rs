@@ -57,6 +57,11 @@ async fn list(context: &Context, args: JobsListArgs) -> Result<()> {
         until: args.until,
     };
     let reports = services.tracker.list(&filter, args.limit).await?;
+    print_all(context, &reports, "no jobs")
+}
+
+/// Prints a line for each job; without any, `empty`.
+pub(super) fn print_all(context: &Context, reports: &[JobReport], empty: &str) -> Result<()> {
     let columns = [
         Column::Left("job"),
         Column::Left("kind"),
@@ -77,7 +82,7 @@ async fn list(context: &Context, args: JobsListArgs) -> Result<()> {
             report.reasons().first().cloned().unwrap_or_default(),
         ]
     };
-    context.printer.list(&reports, &columns, row, "no jobs")
+    context.printer.list(reports, &columns, row, empty)
 }
 
 /// Prints the report of one job.

@@ -1,6 +1,6 @@
 //! `dormouse partitions`.
 
-use dormouse_core::{Result, ids::PartitionId, key::KeyBounds, state::Reference};
+use dormouse_core::{Result, ids::PartitionId, key::KeyBounds, state::KeptBecause};
 use serde::Serialize;
 
 use super::Context;
@@ -17,6 +17,15 @@ struct Row {
     bounds: KeyBounds,
     files: u64,
     rows: u64,
+    kept_because: Option<String>,
+}
+
+/// Why a leaf over the threshold stays whole, for people.
+pub(super) fn why_kept(because: &KeptBecause) -> String {
+    match because {
+        KeptBecause::OneKey { key } => format!("all rows have the key {key}"),
+        KeptBecause::Fits { rows } => format!("has {} rows, counted", printer::count(*rows)),
+    }
 }
 
 pub(super) async fn run(context: &Context, args: &PartitionsArgs) -> Result<()> {
@@ -32,7 +41,8 @@ pub(super) async fn run(context: &Context, args: &PartitionsArgs) -> Result<()> 
             leaf: partition.is_leaf(),
             bounds: partition.bounds.clone(),
             files: state.references(&partition.id).count() as u64,
-            rows: state.references(&partition.id).map(Reference::rows).sum(),
+            rows: state.rows_at(&partition.id),
+            kept_because: state.kept(&partition.id).map(|kept| why_kept(&kept.because)),
         })
         .collect();
     rows.sort_by(|a, b| (&a.bounds.lower, a.leaf).cmp(&(&b.bounds.lower, b.leaf)));
@@ -42,6 +52,7 @@ pub(super) async fn run(context: &Context, args: &PartitionsArgs) -> Result<()> 
         Column::Left("keys"),
         Column::Right("files"),
         Column::Right("rows"),
+        Column::Left("why not split"),
     ];
     let row = |row: &Row| {
         let kind = if row.leaf { "leaf" } else { "split" };
@@ -51,6 +62,7 @@ pub(super) async fn run(context: &Context, args: &PartitionsArgs) -> Result<()> 
             row.bounds.to_string(),
             printer::count(row.files),
             printer::count(row.rows),
+            row.kept_because.clone().unwrap_or_default(),
         ]
     };
     context.printer.list(&rows, &columns, row, "no partitions")

@@ -6,9 +6,11 @@ use dormouse_core::{Error, Result};
 use dormouse_jobs::{
     Handler,
     commit::Committer,
+    compaction::CompactionWorker,
     export::{ExportLeafWorker, ExportSplitter},
     ingest::IngestWorker,
     schedule::Schedule,
+    splitting::Splitter,
     worker,
 };
 use tokio::task::JoinSet;
@@ -22,6 +24,10 @@ pub(super) const EVERYTHING: &[WorkerKind] = &[
     WorkerKind::Ingest,
     WorkerKind::Export,
     WorkerKind::ExportLeaf,
+    WorkerKind::Compaction,
+    WorkerKind::CompactionJobs,
+    WorkerKind::Splitting,
+    WorkerKind::Splits,
     WorkerKind::Commit,
     WorkerKind::Snapshots,
     WorkerKind::Garbage,
@@ -43,6 +49,10 @@ pub(super) async fn run(context: &Context, kinds: &[WorkerKind]) -> Result<()> {
             WorkerKind::Ingest => Task::Worker(Arc::new(IngestWorker::new(services.clone()))),
             WorkerKind::Export => Task::Worker(Arc::new(ExportSplitter::new(services.clone()))),
             WorkerKind::ExportLeaf => Task::Worker(Arc::new(ExportLeafWorker::new(services.clone()))),
+            WorkerKind::Compaction => Task::Worker(Arc::new(CompactionWorker::new(services.clone()))),
+            WorkerKind::CompactionJobs => Task::Schedule(Schedule::Compaction),
+            WorkerKind::Splitting => Task::Worker(Arc::new(Splitter::new(services.clone()))),
+            WorkerKind::Splits => Task::Schedule(Schedule::Splitting),
             WorkerKind::Commit => Task::Worker(Arc::new(Committer::new(services.clone()))),
             WorkerKind::Snapshots => Task::Schedule(Schedule::Snapshots),
             WorkerKind::Garbage => Task::Schedule(Schedule::Garbage),

@@ -78,6 +78,16 @@ properties! {
         "How many bytes of rows one process holds before it spills them to disk.";
     THREADS = "threads", Instance, Kind::Count, "0",
         "How many threads one job computes on; 0 takes all cores.";
+    COMPACTION_CONCURRENCY = "compaction.concurrency", Instance, Kind::Count, "1",
+        "How many compactions one process runs at a time.";
+    COMPACTION_PERIOD = "compaction.job.creation.period.minutes", Instance, Kind::Period, "1",
+        "How often `serve` looks for files to merge.";
+    COMPACTION_LIMIT = "compaction.job.creation.limit", Instance, Kind::Count, "100000",
+        "The most compactions of a table that one look makes.";
+    COMPACTION_LEASE = "compaction.lease.minutes", Instance, Kind::Period, "60",
+        "How long the inputs of a compaction are kept from others if nobody works on it. Workers extend it.";
+    SPLITTING_PERIOD = "partition.splitting.period.minutes", Instance, Kind::Period, "30",
+        "How often `serve` looks for leaves to split.";
     SNAPSHOT_PERIOD = "statestore.snapshot.period.seconds", Instance, Kind::Period, "60",
         "How often `serve` looks for tables that need a snapshot, and cuts logs.";
     GC_PERIOD = "gc.period.minutes", Instance, Kind::Period, "15",
@@ -96,6 +106,16 @@ properties! {
     FILE_TARGET = "table.ingest.file.target.bytes", Table, Kind::Bytes, "8M",
         "Ingest puts the rows of consecutive leaves into one file until it holds so many bytes, as they are in \
          memory. Jobs with more than that for a leaf give it a file of its own.";
+    COMPACTION_STRATEGY = "table.compaction.strategy", Table, Kind::Word(&["size_ratio", "basic"]), "size_ratio",
+        "Which files of a leaf are merged. `size_ratio`: those of about one size. `basic`: as many as a job takes, \
+         the smallest first.";
+    COMPACTION_RATIO = "table.compaction.strategy.sizeratio.ratio", Table, Kind::Count, "3",
+        "With `size_ratio`, the rows of a job's files without the largest are at least so many times those of the \
+         largest. A greater number merges later, and each row less often.";
+    COMPACTION_FILES = "table.compaction.files.batch.size", Table, Kind::Count, "12",
+        "The most files that one compaction merges.";
+    SPLITTING_THRESHOLD = "table.partition.splitting.threshold", Table, Kind::Count, "1000000000",
+        "A leaf with more rows is split.";
     COMMIT_MODE = "table.commit.mode", Table, Kind::Word(&["direct", "queued"]), "direct",
         "`direct`: workers append to the log themselves. `queued`: they send commits to the ordered queue \
          `commit`, and a committer appends what it receives.";

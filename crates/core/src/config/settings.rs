@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use super::properties::{self as keys, Kind, PROPERTIES, Property, Scope};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    plan::compaction::Policy,
+};
 
 /// How a table's commits reach its log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -226,6 +229,12 @@ impl InstanceSettings {
         job_lost: time(JOB_LOST) -> Duration;
         /// How long an export may take.
         export_pin: time(EXPORT_PIN) -> Duration;
+        /// How often files to merge are looked for.
+        compaction_period: time(COMPACTION_PERIOD) -> Duration;
+        /// How often leaves to split are looked for.
+        splitting_period: time(SPLITTING_PERIOD) -> Duration;
+        /// How long the inputs of a compaction are kept from others.
+        compaction_lease: time(COMPACTION_LEASE) -> Duration;
     }
 
     /// How often a message is delivered; at least once.
@@ -243,6 +252,16 @@ impl InstanceSettings {
     /// How many leaves a process exports at a time; at least one.
     pub fn export_concurrency(&self) -> usize {
         (count(&self.values, &keys::EXPORT_CONCURRENCY) as usize).max(1)
+    }
+
+    /// How many compactions a process runs at a time; at least one.
+    pub fn compaction_concurrency(&self) -> usize {
+        (count(&self.values, &keys::COMPACTION_CONCURRENCY) as usize).max(1)
+    }
+
+    /// The most compactions of a table that one look makes.
+    pub fn compaction_limit(&self) -> usize {
+        count(&self.values, &keys::COMPACTION_LIMIT) as usize
     }
 
     /// How many threads a job computes on; none takes all cores.
@@ -275,10 +294,24 @@ impl TableSettings {
         file_target_bytes: bytes(FILE_TARGET) -> u64;
         /// How long past states can be read.
         history_retention: time(HISTORY_RETENTION) -> Duration;
+        /// How many rows a leaf may have.
+        splitting_threshold: count(SPLITTING_THRESHOLD) -> u64;
         /// How many transactions make a new snapshot worth its while.
         snapshot_min_transactions: count(SNAPSHOT_MIN_TRANSACTIONS) -> u64;
         /// How long a file stays after the last state that is kept refers to it.
         gc_delay: time(GC_DELAY) -> Duration;
+    }
+
+    /// Which files are merged.
+    pub fn compaction_policy(&self) -> Policy {
+        let files = count(&self.values, &keys::COMPACTION_FILES) as usize;
+        match value(&self.values, &keys::COMPACTION_STRATEGY) {
+            "basic" => Policy::Basic { files },
+            _ => Policy::SizeRatio {
+                ratio: count(&self.values, &keys::COMPACTION_RATIO),
+                files,
+            },
+        }
     }
 
     /// How commits reach the log.

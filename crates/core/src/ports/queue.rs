@@ -23,13 +23,24 @@ pub enum QueueName {
     Export,
     /// Leaves of planned exports to write.
     ExportLeaf,
+    /// Compactions.
+    Compaction,
+    /// Leaves that may be too large.
+    Splitting,
     /// Commit requests, ordered by table.
     Commit,
 }
 
 impl QueueName {
     /// Every queue.
-    pub const ALL: [Self; 4] = [Self::Ingest, Self::Export, Self::ExportLeaf, Self::Commit];
+    pub const ALL: [Self; 6] = [
+        Self::Ingest,
+        Self::Export,
+        Self::ExportLeaf,
+        Self::Compaction,
+        Self::Splitting,
+        Self::Commit,
+    ];
 
     /// The name.
     pub fn as_str(self) -> &'static str {
@@ -37,6 +48,8 @@ impl QueueName {
             Self::Ingest => "ingest",
             Self::Export => "export",
             Self::ExportLeaf => "export-leaf",
+            Self::Compaction => "compaction",
+            Self::Splitting => "splitting",
             Self::Commit => "commit",
         }
     }

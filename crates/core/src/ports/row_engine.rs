@@ -15,7 +15,7 @@ use crate::{
     error::Result,
     file::{Checksum, DataFile, FilePart, RowDigest},
     ids::TableId,
-    key::KeyRange,
+    key::{Key, KeyRange},
     partition::Leaf,
     schema::Schema,
 };
@@ -43,6 +43,21 @@ pub trait RowEngine: Debug + Send + Sync {
     /// # Errors
     /// `Corrupt` when an input's bytes, rows or digest are not what the state says.
     async fn export(&self, spec: ExportSpec, progress: Arc<Progress>) -> Result<ExportedFile>;
+
+    /// Merges the rows of one leaf from sorted files into one new data file; none when no row is left.
+    ///
+    /// Every row of the leaf in every input is in the file, or the call fails.
+    ///
+    /// # Errors
+    /// `Corrupt` when an input's bytes, rows or digest are not what the state says.
+    async fn compact(&self, spec: CompactionSpec, progress: Arc<Progress>) -> Result<Option<DataFile>>;
+
+    /// Row keys of a leaf, spread evenly over its rows: each stands for itself and the rows after it. Their row
+    /// counts add up to about the rows of the leaf, as far as can be told without reading all of them.
+    ///
+    /// # Errors
+    /// `Corrupt` when an input cannot be read.
+    async fn sample(&self, spec: SampleSpec) -> Result<Vec<KeySample>>;
 
     /// Reads a whole file, and answers with everything about it that is not what the caller says: bytes,
     /// rows, digests, order and key ranges. Nothing when it is sound.
@@ -92,16 +107,53 @@ pub struct ExportSpec {
     /// The leaf; rows beyond its bounds are left out.
     pub leaf: Leaf,
     /// Data files in a fixed order: rows of equal keys keep it.
-    pub inputs: Vec<ExportInput>,
+    pub inputs: Vec<MergeInput>,
     /// Where to write.
     pub output: Arc<dyn ObjectStore>,
     /// The object to write.
     pub output_path: Path,
 }
 
+/// What to compact: some files of one leaf.
+#[derive(Clone, Debug)]
+pub struct CompactionSpec {
+    /// The table; names the file's prefix.
+    pub table: TableId,
+    /// The table's columns.
+    pub schema: Arc<Schema>,
+    /// The leaf; rows beyond its bounds are left out.
+    pub leaf: Leaf,
+    /// Data files in a fixed order: rows of equal keys keep it.
+    pub inputs: Vec<MergeInput>,
+    /// Where to write: the table-data bucket.
+    pub output: Arc<dyn ObjectStore>,
+}
+
+/// What to sample: the rows of one leaf.
+#[derive(Clone, Debug)]
+pub struct SampleSpec {
+    /// The table's columns.
+    pub schema: Arc<Schema>,
+    /// The leaf.
+    pub leaf: Leaf,
+    /// The data files.
+    pub inputs: Vec<MergeInput>,
+    /// About how many keys to return; at least one for each input with rows.
+    pub keys: usize,
+}
+
+/// A row key of a sample.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeySample {
+    /// The key.
+    pub key: Key,
+    /// How many rows it stands for.
+    pub rows: u64,
+}
+
 /// A data file with rows of the leaf.
 #[derive(Clone, Debug)]
-pub struct ExportInput {
+pub struct MergeInput {
     /// The store that holds it.
     pub store: Arc<dyn ObjectStore>,
     /// Its path in the store.

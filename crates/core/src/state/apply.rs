@@ -237,6 +237,7 @@ impl TableState {
                 transaction,
                 until,
             } => self.take_pin(pin, *transaction, *until),
+            Record::LeafKept { partition, kept } => self.keep(partition, kept),
             Record::TableCleared => {
                 self.drop_all_references();
                 Ok(Effect::Changed)

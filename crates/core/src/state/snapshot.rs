@@ -2,7 +2,8 @@
 //!
 //! A snapshot is the magic `DMSNAP01`, then a zstd stream of frames: a 32-bit little-endian length and a
 //! [`Frame`] in postcard's encoding. Large maps are cut into frames of [`FRAME_ROWS`], so neither side holds the
-//! whole text; the last frame says how many came before it. The object's SHA-256 is in its item of the
+//! whole text; the last frame says how many came before it. A new ability is a new kind of frame, added at the end of
+//! [`Frame`]. The object's SHA-256 is in its item of the
 //! collection `snapshots`, which is written only after the object was read back. An object's name is never
 //! reused: two makers at one number write two objects, and the first item stands.
 
@@ -21,7 +22,8 @@ use uuid::Uuid;
 
 use super::{
     table_state::{
-        EntryHash, Extent, Garbage, Lease, LedgerEntry, LiveFile, Pin, Reference, TableState, TableStatus,
+        EntryHash, Extent, Garbage, Kept, Lease, LedgerEntry, LiveFile, Pin, Reference, TableState,
+        TableStatus,
     },
     transaction::CommitId,
 };
@@ -29,7 +31,7 @@ use crate::{
     collections::Collection,
     error::{Error, Result},
     file::DataFile,
-    ids::{FileName, JobId, PartitionId, PinId, TableId, TransactionNumber},
+    ids::{FileName, JobId, JobKind, PartitionId, PinId, TableId, TransactionNumber},
     partition::Partition,
     ports::{Condition, Item, ItemKey, ItemStore, Order, Range, Sort, Write, create_object},
     schema::Schema,
@@ -61,6 +63,9 @@ enum Frame {
     End {
         frames: u64,
     },
+    Kept(Vec<(PartitionId, Kept)>),
+    /// The jobs of the ledger that are compactions; the others are ingests.
+    Compactions(Vec<JobId>),
 }
 
 impl Frame {
@@ -78,6 +83,8 @@ impl Frame {
             Self::Pins(rows) => rows.len(),
             Self::Clearings(rows) => rows.len(),
             Self::Recent(rows) => rows.len(),
+            Self::Kept(rows) => rows.len(),
+            Self::Compactions(rows) => rows.len(),
         }
     }
 }
@@ -95,6 +102,13 @@ fn rows_of(state: &TableState) -> usize {
         + state.pins.len()
         + state.clearings.len()
         + state.recent.len()
+        + state.kept.len()
+        + compactions(state).count()
+}
+
+fn compactions(state: &TableState) -> impl Iterator<Item = &JobId> {
+    let of_kind = |(_, entry): &(&JobId, &LedgerEntry)| entry.kind == JobKind::Compaction;
+    state.ledger.iter().filter(of_kind).map(|(job, _)| job)
 }
 
 #[derive(Serialize, Deserialize)]
@@ -158,6 +172,8 @@ pub fn encode(table: &TableId, state: &TableState) -> Result<Bytes> {
         .iter()
         .filter_map(|id| Some((id.clone(), *state.recent.get(id)?)));
     writer.write_all(recent, Frame::Recent)?;
+    writer.write_all(compactions(state).cloned(), Frame::Compactions)?;
+    writer.write_all(state.kept.iter().map(pair), Frame::Kept)?;
     let frames = writer.frames;
     writer.write(&Frame::End { frames })?;
     writer.encoder.finish().map(Bytes::from).map_err(failed)
@@ -329,6 +345,14 @@ pub fn decode(table: &TableId, bytes: &[u8]) -> Result<TableState> {
                 state.ledger.extend(rows);
             }
             Frame::Pins(rows) => state.pins.extend(rows),
+            Frame::Kept(rows) => state.kept.extend(rows),
+            Frame::Compactions(rows) => {
+                for job in rows {
+                    if let Some(entry) = state.ledger.get_mut(&job) {
+                        entry.kind = JobKind::Compaction;
+                    }
+                }
+            }
             Frame::Clearings(rows) => {
                 state
                     .clearings_by_age

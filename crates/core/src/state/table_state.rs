@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::transaction::CommitId;
 use crate::{
     file::{DataFile, FilePart, RowDigest},
-    ids::{FileName, JobId, PartitionId, PinId, RunId, TransactionNumber},
+    ids::{FileName, JobId, JobKind, PartitionId, PinId, RunId, TransactionNumber},
     key::{Key, KeyRange},
     partition::{Leaf, Partition},
     schema::Schema,
@@ -83,6 +83,7 @@ pub struct TableState {
     /// References by leaf. A leaf without references has no entry.
     pub(super) references: OrdMap<PartitionId, OrdMap<FileName, Reference>>,
     pub(super) leases: OrdMap<(PartitionId, FileName), Lease>,
+    pub(super) kept: OrdMap<PartitionId, Kept>,
     pub(super) garbage: OrdMap<FileName, Garbage>,
     pub(super) tombstones: OrdMap<FileName, Timestamp>,
     pub(super) tombstones_by_age: OrdSet<(Timestamp, FileName)>,
@@ -162,6 +163,31 @@ impl Reference {
     }
 }
 
+/// A leaf over the threshold that was looked at and not split.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// How many rows the state gave it then.
+    pub rows: u64,
+    /// Why it was not split.
+    pub because: KeptBecause,
+}
+
+/// Why a leaf was not split.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeptBecause {
+    /// It has no more rows than the threshold allows, when they are counted.
+    Fits {
+        /// How many it has, by its files.
+        rows: u64,
+    },
+    /// Nearly all its rows have one row key.
+    OneKey {
+        /// The key.
+        key: Key,
+    },
+}
+
 /// References lent to a compaction.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Lease {
@@ -197,7 +223,10 @@ pub struct LedgerEntry {
     pub at: Timestamp,
     /// When the job's message was first sent.
     pub issued: Timestamp,
-    /// How many rows it brought.
+    /// What kind of job it was.
+    #[serde(skip)]
+    pub kind: JobKind,
+    /// How many rows it wrote.
     pub rows: u64,
     /// In how many files.
     pub files: u64,
@@ -296,6 +325,18 @@ impl TableState {
             .get(leaf)
             .into_iter()
             .flat_map(|references| references.values())
+    }
+
+    /// How many rows a leaf has; estimated in so far as its references are.
+    pub fn rows_at(&self, leaf: &PartitionId) -> u64 {
+        self.references(leaf)
+            .map(Reference::rows)
+            .fold(0, u64::saturating_add)
+    }
+
+    /// The last look at a leaf that kept it whole, if it was kept since it became a leaf.
+    pub fn kept(&self, leaf: &PartitionId) -> Option<&Kept> {
+        self.kept.get(leaf)
     }
 
     /// How many references there are.

@@ -7,6 +7,7 @@ use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
+use super::table_state::Kept;
 use crate::{
     file::DataFile,
     ids::{FileName, JobId, PartitionId, PinId, RunId, TransactionNumber},
@@ -156,6 +157,13 @@ pub enum Record {
     },
     /// The table has no rows. Its partitions stay.
     TableCleared,
+    /// A leaf over the threshold was looked at, and is not to be split. Refused when it is not a leaf.
+    LeafKept {
+        /// The leaf.
+        partition: PartitionId,
+        /// The look.
+        kept: Kept,
+    },
     /// The table is no more; its files become garbage, and stay as long as pins need them.
     TableDeleted,
 }
@@ -176,6 +184,7 @@ impl Record {
             Self::PinReleased { .. } => "pin_released",
             Self::HistoryTruncated { .. } => "history_truncated",
             Self::TableCleared => "table_cleared",
+            Self::LeafKept { .. } => "leaf_kept",
             Self::TableDeleted => "table_deleted",
         }
     }

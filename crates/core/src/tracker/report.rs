@@ -1,12 +1,12 @@
-//! Events, and the report that they fold into.
+//! The report that events fold into.
 
-use std::{collections::BTreeSet, fmt, str::FromStr};
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::event::{Event, EventKind, JobKey, JobStatus};
 use crate::{
-    error::{Error, Result},
-    ids::{JobId, RunId, TableId, TransactionNumber},
+    ids::{JobKind, RunId, TransactionNumber},
     time::Timestamp,
 };
 
@@ -18,237 +18,6 @@ const MAX_REASONS: usize = 5;
 
 /// How many parts of an export that failed are told apart; beyond that, their number is too low.
 const MAX_FAILED_PARTS: usize = 1000;
-
-/// Which workflow a job belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum JobKind {
-    /// Rows are added to a table.
-    Ingest,
-    /// A table is written out.
-    Export,
-}
-
-impl JobKind {
-    /// Every kind.
-    pub const ALL: [Self; 2] = [Self::Ingest, Self::Export];
-
-    /// The name.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ingest => "ingest",
-            Self::Export => "export",
-        }
-    }
-}
-
-impl fmt::Display for JobKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-impl FromStr for JobKind {
-    type Err = Error;
-    fn from_str(text: &str) -> Result<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|kind| kind.as_str() == text)
-            .ok_or_else(|| Error::invalid(format!("no kind of job \"{text}\"; the kinds are ingest, export")))
-    }
-}
-
-/// How far a job is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum JobStatus {
-    /// Its message was read.
-    Accepted,
-    /// Its leaves are planned, and their messages sent.
-    Split,
-    /// It runs.
-    InProgress,
-    /// Its rows are written, but not in the table yet.
-    Uncommitted,
-    /// Its message cannot be used. Final.
-    Rejected,
-    /// It ended without effect. Final, unless it is sent again.
-    Failed,
-    /// Somebody ended it. Final.
-    Cancelled,
-    /// Its effect is complete. Final.
-    Finished,
-}
-
-impl JobStatus {
-    /// Every status.
-    pub const ALL: [Self; 8] = [
-        Self::Accepted,
-        Self::Split,
-        Self::InProgress,
-        Self::Uncommitted,
-        Self::Rejected,
-        Self::Failed,
-        Self::Cancelled,
-        Self::Finished,
-    ];
-
-    /// The name.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Accepted => "ACCEPTED",
-            Self::Split => "SPLIT",
-            Self::InProgress => "IN_PROGRESS",
-            Self::Uncommitted => "UNCOMMITTED",
-            Self::Rejected => "REJECTED",
-            Self::Failed => "FAILED",
-            Self::Cancelled => "CANCELLED",
-            Self::Finished => "FINISHED",
-        }
-    }
-
-    /// Whether nothing more will happen by itself.
-    pub fn is_final(self) -> bool {
-        matches!(
-            self,
-            Self::Rejected | Self::Failed | Self::Cancelled | Self::Finished
-        )
-    }
-}
-
-impl fmt::Display for JobStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-impl FromStr for JobStatus {
-    type Err = Error;
-    fn from_str(text: &str) -> Result<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|status| status.as_str().eq_ignore_ascii_case(text))
-            .ok_or_else(|| {
-                let names: Vec<_> = Self::ALL.iter().map(|status| status.as_str()).collect();
-                Error::invalid(format!(
-                    "no status \"{text}\"; the statuses are {}",
-                    names.join(", ")
-                ))
-            })
-    }
-}
-
-/// Which job.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct JobKey {
-    /// The workflow.
-    pub kind: JobKind,
-    /// The table; none when the message names none that exists.
-    pub table: Option<TableId>,
-    /// The job.
-    pub job: JobId,
-}
-
-/// One thing that happened to a job.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Event {
-    /// When, by the reporter's clock.
-    pub at: Timestamp,
-    /// The attempt's run; exports, whose parts run apart, have one run named as the export.
-    pub run: RunId,
-    /// Which delivery of the message the run belongs to.
-    pub attempt: u32,
-    /// What happened.
-    #[serde(flatten)]
-    pub kind: EventKind,
-}
-
-/// What happened to a job.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-#[expect(missing_docs, reason = "the fields are those of the report")]
-pub enum EventKind {
-    /// The message cannot be used.
-    Rejected { reasons: Vec<String>, message: String },
-    /// The message was read.
-    Accepted { input_files: u64 },
-    /// A run began.
-    Started,
-    /// A run has come so far.
-    Progress { rows_read: u64, rows_written: u64 },
-    /// A run has written its files and asks for its commit.
-    Written {
-        rows_read: u64,
-        rows_written: u64,
-        files: u64,
-    },
-    /// The log holds the job's commit.
-    Committed {
-        transaction: TransactionNumber,
-        rows: u64,
-        files: u64,
-    },
-    /// A run ended, and the job will be tried again.
-    Retrying { reasons: Vec<String> },
-    /// A run ended, and the job with it.
-    Failed { reasons: Vec<String> },
-    /// An export has a plan.
-    Split {
-        transaction: TransactionNumber,
-        sub_exports: u64,
-    },
-    /// So many parts of an export are done.
-    PartsDone { done: u64, rows: u64, bytes: u64 },
-    /// A part of an export failed for good.
-    PartFailed { part: String, reasons: Vec<String> },
-    /// An export's manifest is written.
-    Exported {
-        transaction: TransactionNumber,
-        sub_exports: u64,
-        rows: u64,
-        bytes: u64,
-        location: String,
-    },
-}
-
-impl EventKind {
-    /// The name.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Rejected { .. } => "rejected",
-            Self::Accepted { .. } => "accepted",
-            Self::Started => "started",
-            Self::Progress { .. } => "progress",
-            Self::Written { .. } => "written",
-            Self::Committed { .. } => "committed",
-            Self::Retrying { .. } => "retrying",
-            Self::Failed { .. } => "failed",
-            Self::Split { .. } => "split",
-            Self::PartsDone { .. } => "parts_done",
-            Self::PartFailed { .. } => "part_failed",
-            Self::Exported { .. } => "exported",
-        }
-    }
-
-    /// Whether the event is kept for itself, and not only in the report.
-    pub fn is_kept(&self) -> bool {
-        !matches!(self, Self::Progress { .. } | Self::PartsDone { .. })
-    }
-
-    fn status(&self) -> JobStatus {
-        match self {
-            Self::Rejected { .. } => JobStatus::Rejected,
-            Self::Accepted { .. } => JobStatus::Accepted,
-            Self::Started | Self::Progress { .. } | Self::Retrying { .. } | Self::PartsDone { .. } => {
-                JobStatus::InProgress
-            }
-            Self::Written { .. } => JobStatus::Uncommitted,
-            Self::Split { .. } => JobStatus::Split,
-            Self::Failed { .. } | Self::PartFailed { .. } => JobStatus::Failed,
-            Self::Committed { .. } | Self::Exported { .. } => JobStatus::Finished,
-        }
-    }
-}
 
 /// One attempt at a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -322,13 +91,21 @@ pub struct JobReport {
     pub message: Option<String>,
 }
 
+/// The status of a job of which no run is known.
+fn first_status(kind: JobKind) -> JobStatus {
+    match kind {
+        JobKind::Compaction => JobStatus::Created,
+        JobKind::Ingest | JobKind::Export => JobStatus::Accepted,
+    }
+}
+
 impl JobReport {
     /// The report of a job that something is heard of for the first time.
     pub fn new(key: JobKey, table_name: Option<String>, at: Timestamp) -> Self {
         Self {
+            status: first_status(key.kind),
             key,
             table_name,
-            status: JobStatus::Accepted,
             input_files: 0,
             created: at,
             updated: at,
@@ -366,8 +143,12 @@ impl JobReport {
     }
 
     /// Which sending of the job a run belongs to that is first heard of by this event: the latest, or a new one. A
-    /// job that ended without effect and begins anew was sent again, or came back from the dead letters.
+    /// job that ended without effect and begins anew was sent again, or came back from the dead letters. That a job was
+    /// created may be heard of after it has ended.
     fn round_of(&self, event: &Event) -> u32 {
+        if matches!(event.kind, EventKind::Created { .. }) {
+            return 0;
+        }
         let latest = self.runs.iter().map(|run| run.round).max().unwrap_or(0);
         let ended_before = |run: &RunReport| {
             run.round == latest
@@ -413,6 +194,11 @@ impl JobReport {
     pub fn record(&mut self, event: &Event) {
         self.created = self.created.min(event.at);
         self.updated = self.updated.max(event.at);
+        if let EventKind::Created { input_files } = event.kind {
+            // Nobody runs it yet.
+            self.input_files = self.input_files.max(input_files);
+            return;
+        }
         let known = self.run_of(event);
         if known.is_none()
             && let Some(export) = &mut self.export
@@ -429,7 +215,7 @@ impl JobReport {
                     run: event.run.clone(),
                     round: self.round_of(event),
                     attempt: event.attempt,
-                    status: JobStatus::Accepted,
+                    status: first_status(self.key.kind),
                     started: event.at,
                     ended: None,
                     rows_read: 0,
@@ -444,8 +230,8 @@ impl JobReport {
         self.runs[index].record(event);
         self.runs.sort_by(|a, b| a.order().cmp(&b.order()));
         self.forget_old_runs();
-        let decided = self.deciding_run().map_or(JobStatus::Accepted, |run| run.status);
-        self.status = decided;
+        let first = first_status(self.key.kind);
+        self.status = self.deciding_run().map_or(first, |run| run.status);
     }
 
     fn record_counts(&mut self, kind: &EventKind) {
@@ -586,6 +372,7 @@ impl RunReport {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::JobId;
 
     fn event(attempt: u32, run: &str, kind: EventKind) -> Event {
         Event {
@@ -721,6 +508,16 @@ mod tests {
         let mut again = again.to_vec();
         again.push(later(9, event(2, "d", rejected)));
         assert_eq!(report(&again).status, JobStatus::Rejected);
+    }
+
+    #[test]
+    fn a_job_that_was_faster_than_the_word_of_its_creation_has_ended() {
+        let events = [
+            at(1000, 1, "a", failed("an input is gone")),
+            at(2000, 0, "j", EventKind::Created { input_files: 3 }),
+        ];
+        assert_eq!(report(&events).status, JobStatus::Failed);
+        assert_eq!(report(&events).input_files, 3);
     }
 
     #[test]

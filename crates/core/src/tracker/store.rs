@@ -2,12 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::report::{Event, EventKind, JobKey, JobKind, JobReport, JobStatus};
+use super::{
+    event::{Event, EventKind, JobKey, JobStatus},
+    report::JobReport,
+};
 use crate::{
     collections::Collection,
     error::{Error, ErrorKind, Result},
     file::{Checksum, RowDigest},
-    ids::{JobId, RunId, SubExportId, TableId},
+    ids::{JobId, JobKind, RunId, SubExportId, TableId},
     key::KeyRange,
     plan::export::ExportPlan,
     ports::{Clock, Condition, Ids, Item, ItemKey, ItemStore, Order, Range, Sort, Write},
@@ -391,7 +394,7 @@ impl Tracker {
                 })
             })
             .collect::<Result<Vec<_>>>()?;
-        events.sort_by_key(|event| event.at);
+        events.sort_by_key(|event| (event.at, event.attempt, event.kind.stage()));
         Ok(events)
     }
 

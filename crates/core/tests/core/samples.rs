@@ -8,7 +8,9 @@ use dormouse_core::{
     key::{Key, KeyRange, KeyValue},
     partition::{Partition, tree_from_split_points},
     schema::{Column, DataType, Schema},
-    state::{Commit, CommitId, Outcome, Record, TableState, invariants, transaction::Split},
+    state::{
+        Commit, CommitId, Kept, KeptBecause, Outcome, Record, TableState, invariants, transaction::Split,
+    },
     time::Timestamp,
 };
 use uuid::Uuid;
@@ -134,6 +136,13 @@ pub(crate) fn compacted(job_id: &str, leaf: &str, inputs: &[&str], output: Optio
         partition: id(leaf),
         inputs: inputs.iter().map(|input| name(input)).collect(),
         output,
+    }
+}
+
+pub(crate) fn kept(leaf: &str, rows: u64, because: KeptBecause) -> Record {
+    Record::LeafKept {
+        partition: id(leaf),
+        kept: Kept { rows, because },
     }
 }
 

@@ -11,7 +11,7 @@ use dormouse_core::{
     file::{Checksum, DataFile, FilePart, RowDigest},
     ids::{FileName, PartitionId, TransactionNumber},
     key::{KeyRange, KeyValue},
-    state::{Outcome, Record, TableState, invariants, transaction::Split},
+    state::{Kept, KeptBecause, Outcome, Record, TableState, invariants, transaction::Split},
     time::Timestamp,
 };
 use proptest::prelude::*;
@@ -78,6 +78,10 @@ enum Op {
     Truncate {
         back: u64,
     },
+    Keep {
+        leaf: usize,
+        rows: u64,
+    },
     Clear,
     Drop,
     Wait {
@@ -119,6 +123,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (0..4_u8, 0..6_u64, -HOUR..2 * DAY).prop_map(|(pin, back, until)| Op::Pin { pin, back, until }),
         2 => (0..4_u8).prop_map(|pin| Op::Release { pin }),
         2 => (0..8_u64).prop_map(|back| Op::Truncate { back }),
+        2 => (0..4_usize, 0..3_u64).prop_map(|(leaf, rows)| Op::Keep { leaf, rows }),
         1 => Just(Op::Clear),
         1 => prop::bool::weighted(0.1).prop_map(|drop| if drop { Op::Drop } else { Op::Clear }),
         6 => prop_oneof![Just(HOUR), Just(DAY), Just(20 * DAY), -DAY..2 * DAY].prop_map(|millis| Op::Wait { millis }),
@@ -150,6 +155,7 @@ struct Model {
     leaves: BTreeMap<i64, String>,
     partitions: BTreeSet<String>,
     splits: BTreeSet<(String, i32, String, String)>,
+    kept: BTreeMap<String, Kept>,
     /// Between which keys the rows of a file at a leaf are, as far as its writer told.
     references: BTreeMap<(String, FileName), (i32, i32)>,
     added: BTreeMap<FileName, u64>,
@@ -282,6 +288,7 @@ impl Model {
                 }
             }
         }
+        self.kept.remove(&from);
         self.splits.insert((from, point, left, right));
         self.drop_unreferenced();
         Ok(())
@@ -553,7 +560,12 @@ impl Model {
                 }
                 self.floor = self.floor.max(floor.0);
             }
+            Record::LeafKept { partition, kept } => {
+                self.bounds(partition.as_str()).ok_or(ErrorKind::Conflict)?;
+                self.kept.insert(partition.to_string(), kept.clone());
+            }
             Record::TableCleared | Record::TableDeleted => {
+                self.kept.clear();
                 self.references.clear();
                 self.drop_unreferenced();
                 self.rows.clear();
@@ -814,6 +826,7 @@ impl World {
             ),
             Op::Release { pin: number } => released(&format!("pin-{number}")),
             Op::Truncate { back } => truncated((self.model.number + 2).saturating_sub(back)),
+            Op::Keep { leaf, rows } => kept(self.leaf(leaf).as_str(), rows, KeptBecause::Fits { rows }),
             Op::Clear => Record::TableCleared,
             Op::Drop => Record::TableDeleted,
         })
@@ -908,6 +921,9 @@ impl World {
         assert_eq!(pins, expected);
         assert_eq!(state.oldest_readable(), TransactionNumber(model.oldest().max(1)));
         assert_eq!(state.floor(), TransactionNumber(model.floor));
+        for leaf in state.leaves() {
+            assert_eq!(state.kept(&leaf.id), model.kept.get(leaf.id.as_str()));
+        }
         for (file, leaf) in model.references.keys().map(|(leaf, file)| (file, leaf)) {
             let lease = state.lease(&id(leaf), file).map(|lease| lease.job.to_string());
             let expected = model

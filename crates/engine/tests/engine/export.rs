@@ -4,14 +4,14 @@ use dormouse_core::{
     ErrorKind,
     file::{Checksum, RowDigest},
     key::{Key, KeyBounds},
-    ports::ExportInput,
+    ports::MergeInput,
 };
 use object_store::ObjectStoreExt;
 
 use crate::fixture::{Fixture, rows, text, text_batch};
 
 /// Two files over the whole key space, and a fixture whose leaves cut them.
-async fn two_files() -> (Fixture, Vec<ExportInput>) {
+async fn two_files() -> (Fixture, Vec<MergeInput>) {
     let mut fixture = Fixture::text(&[]);
     let first = fixture
         .ingest_batches(&[text_batch(&[
@@ -65,7 +65,7 @@ async fn the_digests_of_all_leaves_exports_add_up_to_the_files() {
         sum = sum + fixture.export(leaf, inputs.clone()).await.unwrap().0.digest;
     }
     let whole = Fixture::text(&[]);
-    let all = ExportInput { ..inputs[0].clone() };
+    let all = MergeInput { ..inputs[0].clone() };
     let mut spec = fixture.export_spec(0, vec![all, inputs[1].clone()]);
     spec.leaf.bounds = KeyBounds::default();
     use dormouse_core::ports::RowEngine;
@@ -125,7 +125,7 @@ async fn an_input_proves_itself_by_count_and_digest_of_its_rows_in_the_leaf() {
     let input = fixture.export_input(&files[0], true);
     assert_eq!(fixture.export(0, vec![input.clone()]).await.unwrap().0.rows, 2);
     for exact in [(3, files[0].digest()), (2, RowDigest(7))] {
-        let wrong = ExportInput {
+        let wrong = MergeInput {
             exact: Some(exact),
             ..input.clone()
         };
@@ -139,7 +139,7 @@ async fn an_input_proves_itself_by_count_and_digest_of_its_rows_in_the_leaf() {
 async fn an_input_whose_rows_are_not_counted_proves_itself_by_its_checksum() {
     let fixture = Fixture::text(&[]);
     let files = fixture.ingest_batches(&[text_batch(&[("a", 1, None)])]).await;
-    let wrong = ExportInput {
+    let wrong = MergeInput {
         checksum: Checksum(1),
         ..fixture.export_input(&files[0], false)
     };
@@ -152,7 +152,7 @@ async fn an_input_whose_rows_are_not_counted_proves_itself_by_its_checksum() {
 async fn an_input_of_another_size_or_order_is_corrupt() {
     let fixture = Fixture::text(&[]);
     let files = fixture.ingest_batches(&[text_batch(&[("a", 1, None)])]).await;
-    let longer = ExportInput {
+    let longer = MergeInput {
         bytes: files[0].bytes + 1,
         ..fixture.export_input(&files[0], true)
     };
@@ -165,7 +165,7 @@ async fn an_input_of_another_size_or_order_is_corrupt() {
         .put_batches("data.parquet", &[text_batch(&[("b", 1, None), ("a", 1, None)])])
         .await;
     let bytes = fixture.bytes(&unsorted.path).await;
-    let input = ExportInput {
+    let input = MergeInput {
         store: fixture.store.clone(),
         path: unsorted.path,
         bytes: unsorted.bytes,
@@ -194,7 +194,7 @@ async fn only_the_pages_around_the_leaf_are_read() {
     fixture.leaves = crate::fixture::text_leaves(&["150000", "150010"]);
     let spec = fixture.export_spec(
         1,
-        vec![ExportInput {
+        vec![MergeInput {
             exact: None,
             ..fixture.export_input(&files[0], true)
         }],

@@ -15,7 +15,7 @@ use dormouse_core::{
     ids::{PartitionId, TableId},
     key::{Key, KeyBounds, KeyValue},
     partition::Leaf,
-    ports::{ExportInput, ExportSpec, ExportedFile, IngestSpec, InputObject, Progress, RowEngine, SystemIds},
+    ports::{ExportSpec, ExportedFile, IngestSpec, InputObject, MergeInput, Progress, RowEngine, SystemIds},
     schema::{Column, DataType, Schema},
 };
 use dormouse_engine::{EngineOptions, ParquetRowEngine, arrow_schema::arrow_schema};
@@ -222,8 +222,8 @@ impl Fixture {
     }
 
     /// A data file as an export's input, with what the state knows of it in the leaf.
-    pub(crate) fn export_input(&self, file: &DataFile, exact: bool) -> ExportInput {
-        ExportInput {
+    pub(crate) fn export_input(&self, file: &DataFile, exact: bool) -> MergeInput {
+        MergeInput {
             store: self.store.clone(),
             path: file.name.object_path(&TableId::new("table").unwrap()),
             bytes: file.bytes,
@@ -232,7 +232,7 @@ impl Fixture {
         }
     }
 
-    pub(crate) fn export_spec(&self, leaf: usize, inputs: Vec<ExportInput>) -> ExportSpec {
+    pub(crate) fn export_spec(&self, leaf: usize, inputs: Vec<MergeInput>) -> ExportSpec {
         ExportSpec {
             schema: self.schema.clone(),
             leaf: self.leaves[leaf].clone(),
@@ -245,7 +245,7 @@ impl Fixture {
     pub(crate) async fn export(
         &self,
         leaf: usize,
-        inputs: Vec<ExportInput>,
+        inputs: Vec<MergeInput>,
     ) -> Result<(ExportedFile, RecordBatch)> {
         let spec = self.export_spec(leaf, inputs);
         let path = spec.output_path.clone();

@@ -3,11 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
 mod cancellation;
+mod compact;
 mod damage;
 mod export;
 mod fixture;
 mod ingest;
 mod inputs;
 mod properties;
+mod sample;
 mod spilling;
 mod verify;

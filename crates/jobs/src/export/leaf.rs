@@ -10,7 +10,7 @@ use dormouse_core::{
     key::KeyRange,
     message::ExportLeafMessage,
     plan::export::{ExportPlan, PlannedCopy, SubExport},
-    ports::{Delivery, ExportInput, ExportSpec, Progress, QueueName},
+    ports::{Delivery, ExportSpec, MergeInput, Progress, QueueName},
     tracker::{EventKind, ExportPart},
 };
 
@@ -126,7 +126,7 @@ impl ExportLeafWorker {
         let inputs = planned
             .files
             .iter()
-            .map(|file| ExportInput {
+            .map(|file| MergeInput {
                 store: services.data.clone(),
                 path: file.name.object_path(&plan.table_id),
                 bytes: file.bytes,

@@ -55,7 +55,7 @@ struct Audit {
 }
 
 /// The rare events that simulations are made for; a long run sees each.
-pub const RARE_EVENTS: [&str; 18] = [
+pub const RARE_EVENTS: [&str; 21] = [
     "append landed and its reply was lost",
     "append lost its race",
     "job acknowledged by a run that was not told of its commit",
@@ -74,6 +74,9 @@ pub const RARE_EVENTS: [&str; 18] = [
     "entry too large for its item",
     "table cleared",
     "table cleared while an export was open",
+    "compaction committed",
+    "leaf split by its rows",
+    "leaf kept whole",
 ];
 
 /// Who sees every write that took effect.
@@ -307,10 +310,16 @@ impl Auditor {
                         audit.untold.insert(job.clone(), entry.number);
                     }
                 }
-                (Record::FilesAdded { .. }, Outcome::AlreadyDone(_)) => {
-                    count("files of a losing run became garbage");
+                (Record::FilesAdded { .. } | Record::CompactionCommitted { .. }, Outcome::AlreadyDone(_)) => {
+                    count("files of a losing run became garbage")
                 }
+                (Record::CompactionCommitted { .. }, Outcome::Applied(_)) => count("compaction committed"),
                 (Record::PartitionSplit(_), Outcome::Applied(_)) => audited.splits.push(entry.number),
+                (Record::PartitionTreeExtended { .. }, Outcome::Applied(_)) => {
+                    audited.splits.push(entry.number);
+                    count("leaf split by its rows");
+                }
+                (Record::LeafKept { .. }, Outcome::Applied(_)) => count("leaf kept whole"),
                 (Record::TableCleared, Outcome::Applied(_)) => {
                     count("table cleared");
                     audited.changes.push((entry.number, Change::Cleared));

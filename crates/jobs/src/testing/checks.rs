@@ -16,8 +16,10 @@ use object_store::{ObjectStore, ObjectStoreExt, path::Path};
 
 use super::instance::Instance;
 use crate::{
+    compaction,
     doctor::{Depth, examine},
     schedule::Schedule,
+    splitting,
 };
 
 /// Longer than history, orphans and pins are kept.
@@ -25,6 +27,12 @@ const LONG: Duration = Duration::from_secs(8 * 24 * 3600);
 
 /// Longer than a job is silent before it counts as lost.
 const LOST: Duration = Duration::from_secs(3 * 3600);
+
+/// Longer than a compaction's lease, with its margin.
+const LEASED: Duration = Duration::from_secs(3600);
+
+/// How often compactions are made until there are none to make.
+const REST_ROUNDS: u32 = 50;
 
 /// A job as its client knows it.
 #[derive(Clone, Debug)]
@@ -77,6 +85,8 @@ pub async fn all(instance: &Instance, expected: &mut Expected) -> Found {
     }
     let rows = tables(instance, expected).await;
     last_exports(instance, expected).await;
+    rest(instance, expected).await;
+    let rows = tables(instance, expected).await.min(rows);
     sweep(instance, expected).await;
     doctor(instance, expected).await;
     Found { exports, rows }
@@ -349,6 +359,26 @@ async fn last_exports(instance: &Instance, expected: &Expected) {
             instance.stage.auditor.violation(text);
         }
     }
+}
+
+/// Compactions and splits come to rest.
+async fn rest(instance: &Instance, expected: &Expected) {
+    for _ in 0..REST_ROUNDS {
+        instance.leap(LEASED);
+        let mut made = 0;
+        for info in expected.tables.values() {
+            let settings = instance.operator.table_settings(info).unwrap();
+            let created = compaction::create(&instance.operator, info, settings.compaction_policy()).await;
+            made += created.unwrap().len();
+            made += splitting::find(&instance.operator, info).await.unwrap();
+        }
+        instance.drained("after compactions and splits").await;
+        if made == 0 {
+            return;
+        }
+    }
+    let text = format!("Liveness: compactions and splits do not come to rest in {REST_ROUNDS} rounds");
+    instance.stage.auditor.violation(text);
 }
 
 /// Long after, only what the state refers to is left.

@@ -38,6 +38,9 @@ const PROPERTIES: &str = "
 dormouse.ingest.concurrency=2
 dormouse.export.concurrency=2
 dormouse.worker.drain.seconds=5
+dormouse.compaction.job.creation.period.minutes=2
+dormouse.compaction.lease.minutes=10
+dormouse.partition.splitting.period.minutes=4
 dormouse.statestore.snapshot.period.seconds=60
 dormouse.gc.period.minutes=3
 dormouse.gc.orphan.age.hours=1
@@ -57,6 +60,10 @@ pub struct TableForm {
     pub snapshot: u64,
     /// How large files are.
     pub target: u64,
+    /// How many files a compaction takes.
+    pub batch: u64,
+    /// How many rows a leaf may have.
+    pub threshold: u64,
 }
 
 /// A simulated instance.
@@ -172,6 +179,9 @@ impl Instance {
             ("state.history.retention.hours", "0.1".to_owned()),
             ("gc.delay.minutes", "2".to_owned()),
             ("ingest.file.target.bytes", form.target.to_string()),
+            ("compaction.strategy", "basic".to_owned()),
+            ("compaction.files.batch.size", form.batch.to_string()),
+            ("partition.splitting.threshold", form.threshold.to_string()),
         ];
         let properties = properties
             .into_iter()

@@ -9,9 +9,11 @@ use super::stage::{ACTOR, Control, Stage};
 use crate::{
     Handler, Services,
     commit::Committer,
+    compaction::CompactionWorker,
     export::{ExportLeafWorker, ExportSplitter},
     ingest::IngestWorker,
     schedule::Schedule,
+    splitting::Splitter,
     worker,
 };
 
@@ -30,12 +32,16 @@ pub fn handlers(services: &Services) -> Vec<(&'static str, Box<dyn Handler>)> {
         ("ingest", Box::new(IngestWorker::new(services.clone()))),
         ("export-splitter", Box::new(ExportSplitter::new(services.clone()))),
         ("export", Box::new(ExportLeafWorker::new(services.clone()))),
+        ("compaction", Box::new(CompactionWorker::new(services.clone()))),
+        ("splitter", Box::new(Splitter::new(services.clone()))),
         ("committer", Box::new(Committer::new(services.clone()))),
     ]
 }
 
 /// Every schedule of an instance, with its name.
-pub const SCHEDULES: [(&str, Schedule); 3] = [
+pub const SCHEDULES: [(&str, Schedule); 5] = [
+    ("compaction-jobs", Schedule::Compaction),
+    ("splits", Schedule::Splitting),
     ("snapshots", Schedule::Snapshots),
     ("garbage", Schedule::Garbage),
     ("repair", Schedule::Repair),

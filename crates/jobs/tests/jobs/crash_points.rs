@@ -80,6 +80,8 @@ const FORM: TableForm = TableForm {
     queued: false,
     snapshot: 1,
     target: 40,
+    batch: 2,
+    threshold: 100_000,
 };
 
 async fn create(instance: &Instance, expected: &mut Expected, name: &str, form: TableForm) {
@@ -148,11 +150,13 @@ async fn wide(instance: &Instance) -> Expected {
 async fn all(instance: &Instance) -> Expected {
     let mut expected = Expected::default();
     let queued = TableForm { queued: true, ..FORM };
+    let hot = TableForm { threshold: 2, ..FORM };
     for (name, form) in [
         ("direct", FORM),
         ("queued", queued),
         ("whole", FORM),
         ("dropped", FORM),
+        ("hot", hot),
     ] {
         create(instance, &mut expected, name, form).await;
     }
@@ -161,6 +165,7 @@ async fn all(instance: &Instance) -> Expected {
         ("queued", "job-2"),
         ("dropped", "job-3"),
         ("whole", "job-4"),
+        ("hot", "job-8"),
     ] {
         feed(instance, &mut expected, table, job, (0..KEYS).step_by(50)).await;
     }
@@ -172,6 +177,7 @@ async fn all(instance: &Instance) -> Expected {
     };
     expected.jobs.insert(JobId::new("job-5").unwrap(), sent);
     instance.drained("after the first jobs").await;
+    feed(instance, &mut expected, "hot", "job-9", (0..KEYS).step_by(50)).await;
 
     // A leaf of one file is copied, others are merged.
     feed(instance, &mut expected, "direct", "job-6", (0..300).step_by(50)).await;

@@ -20,8 +20,10 @@ use dormouse_core::{
 use dormouse_jobs::{
     Handler, Ports, Services,
     commit::Committer,
+    compaction::CompactionWorker,
     export::{ExportLeafWorker, ExportSplitter},
     ingest::IngestWorker,
+    splitting::Splitter,
     worker,
 };
 use futures::{FutureExt, TryStreamExt};
@@ -414,11 +416,13 @@ impl World {
     }
 }
 
-pub(crate) fn handlers(services: &Services) -> [Box<dyn Handler>; 4] {
+pub(crate) fn handlers(services: &Services) -> [Box<dyn Handler>; 6] {
     [
         Box::new(IngestWorker::new(services.clone())),
         Box::new(ExportSplitter::new(services.clone())),
+        Box::new(Splitter::new(services.clone())),
         Box::new(ExportLeafWorker::new(services.clone())),
+        Box::new(CompactionWorker::new(services.clone())),
         Box::new(Committer::new(services.clone())),
     ]
 }

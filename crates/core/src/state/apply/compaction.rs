@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     file::DataFile,
-    ids::{FileName, JobId, PartitionId, RunId},
+    ids::{FileName, JobId, JobKind, PartitionId, RunId},
     time::Timestamp,
 };
 
@@ -115,8 +115,11 @@ impl TableState {
             job,
             run,
             issued,
-            output.map_or(0, |file| file.rows),
-            output.map_or(0, |_| 1),
+            (
+                JobKind::Compaction,
+                output.map_or(0, |file| file.rows),
+                output.map_or(0, |_| 1),
+            ),
         );
         Ok(Effect::Changed)
     }

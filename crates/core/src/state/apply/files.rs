@@ -11,7 +11,7 @@ use super::{
 use crate::{
     error::ErrorKind,
     file::DataFile,
-    ids::{FileName, JobId, PartitionId, RunId},
+    ids::{FileName, JobId, JobKind, PartitionId, RunId},
     time::Timestamp,
 };
 
@@ -46,8 +46,11 @@ impl TableState {
             job,
             run,
             issued,
-            files.iter().fold(0, |rows, file| rows.saturating_add(file.rows)),
-            files.len() as u64,
+            (
+                JobKind::Ingest,
+                files.iter().fold(0, |rows, file| rows.saturating_add(file.rows)),
+                files.len() as u64,
+            ),
         );
         Ok(Effect::Changed)
     }
@@ -76,10 +79,10 @@ impl TableState {
         job: &JobId,
         run: &RunId,
         issued: Timestamp,
-        rows: u64,
-        files: u64,
+        (kind, rows, files): (JobKind, u64, u64),
     ) {
         let entry = LedgerEntry {
+            kind,
             run: run.clone(),
             transaction: self.transaction,
             at: self.at,
@@ -247,5 +250,6 @@ impl TableState {
         }
         self.references = OrdMap::new();
         self.leases = OrdMap::new();
+        self.kept = OrdMap::new();
     }
 }

@@ -6,7 +6,7 @@ use imbl::OrdMap;
 
 use super::{
     super::{
-        table_state::{Extent, Reference, TableState, TableStatus},
+        table_state::{Extent, Kept, Reference, TableState, TableStatus},
         transaction::Split,
     },
     Effect, Refusal, share,
@@ -56,6 +56,18 @@ impl TableState {
             changed = true;
         }
         Ok(if changed { Effect::Changed } else { Effect::Same })
+    }
+
+    pub(super) fn keep(&mut self, partition: &PartitionId, kept: &Kept) -> Result<Effect, Refusal> {
+        if self.leaf(partition).is_none() {
+            return Err(Refusal::conflict(format!("partition {partition} is not a leaf")));
+        }
+        let before = self.kept.insert(partition.clone(), kept.clone());
+        Ok(if before.as_ref() == Some(kept) {
+            Effect::Same
+        } else {
+            Effect::Changed
+        })
     }
 
     /// Whether this very split happened: ids of partitions are never used again.
@@ -110,6 +122,7 @@ impl TableState {
         let left = child(&split.left, leaf.bounds.lower.clone(), Some(split.at.clone()));
         let right = child(&split.right, Some(split.at.clone()), leaf.bounds.upper.clone());
         self.move_references(&leaf.id, [&left, &right]);
+        self.kept.remove(&leaf.id);
         self.leaves.insert(left.bounds.lower.clone(), left.id.clone());
         self.leaves.insert(right.bounds.lower.clone(), right.id.clone());
         let parent = Partition {

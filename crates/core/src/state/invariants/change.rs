@@ -118,6 +118,11 @@ impl Before {
                     "the table has no leaves".to_owned()
                 })
             }
+            Record::LeafKept { partition, .. } => {
+                refuse(state.leaf(partition).is_none(), Invariant::PartitionTree, || {
+                    format!("partition {partition} is kept, and no leaf")
+                })
+            }
             Record::CompactionAssigned { .. }
             | Record::PinTaken { .. }
             | Record::PinReleased { .. }

@@ -55,6 +55,15 @@ pub(super) fn check_leases_and_pins(state: &TableState, wrong: &mut Wrong) {
             );
         }
     }
+    for leaf in state.kept.keys() {
+        if state.leaf(leaf).is_none() {
+            wrong.add(
+                Invariant::PartitionTree,
+                format!("partition {leaf}"),
+                "it was kept from splitting, and is no leaf",
+            );
+        }
+    }
     for (id, pin) in &state.pins {
         let place = format!("pin {id}");
         let live = state.at < pin.until.plus(CLOCK_SKEW_MARGIN);

@@ -38,11 +38,11 @@ pub struct TrackerView<'a> {
 /// That the tracker claims nothing that the log does not hold, and everything that it must know.
 pub fn check_tracker(view: TrackerView<'_>) -> Vec<Violation> {
     let mut wrong = Vec::new();
-    let mut ingests: BTreeMap<&JobId, &JobReport> = BTreeMap::new();
+    let mut known: BTreeMap<(JobKind, &JobId), &JobReport> = BTreeMap::new();
     for report in view.reports {
         let place = format!("job {}", report.key.job);
-        if report.key.kind == JobKind::Ingest {
-            ingests.insert(&report.key.job, report);
+        if report.key.kind != JobKind::Export {
+            known.insert((report.key.kind, &report.key.job), report);
             if report.status == JobStatus::Finished
                 && let Some(found) = check_claim(view, report)
             {
@@ -68,7 +68,7 @@ pub fn check_tracker(view: TrackerView<'_>) -> Vec<Violation> {
         if !kept || entry.transaction > view.known_up_to {
             continue;
         }
-        let found = match ingests.get(job).map(|report| report.status) {
+        let found = match known.get(&(entry.kind, job)).map(|report| report.status) {
             Some(JobStatus::Finished) => continue,
             Some(status) => format!(
                 "it committed in transaction {}, and is {status}",
@@ -93,7 +93,8 @@ pub fn check_tracker(view: TrackerView<'_>) -> Vec<Violation> {
 /// What is wrong with a report that says that its job is in the table.
 fn check_claim(view: TrackerView<'_>, report: &JobReport) -> Option<String> {
     let run = report.deciding_run()?;
-    match view.state.committed(&report.key.job) {
+    let entry = view.state.committed(&report.key.job);
+    match entry.filter(|entry| entry.kind == report.key.kind) {
         Some(entry) if run.transaction.is_none_or(|number| number == entry.transaction) => None,
         Some(entry) => Some(format!(
             "it is finished in transaction {}, and its commit is in {}",

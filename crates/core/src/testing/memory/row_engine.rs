@@ -15,12 +15,12 @@ use sha2::{Digest, Sha256};
 use crate::{
     error::{Error, Result},
     file::{Checksum, DataFile, FilePart, RowDigest},
-    ids::{FileName, TableId},
+    ids::{FileName, PartitionId, TableId},
     key::{Key, KeyRange, KeyValue},
     partition::Leaf,
     ports::{
-        ExportInput, ExportSpec, ExportedFile, FaultKind, FileFault, Ids, IngestSpec, InputObject, Progress,
-        RowEngine, VerifySpec,
+        CompactionSpec, ExportSpec, ExportedFile, FaultKind, FileFault, Ids, IngestSpec, InputObject,
+        KeySample, MergeInput, Progress, RowEngine, SampleSpec, VerifySpec,
     },
     schema::{Column, DataType, Schema},
 };
@@ -48,6 +48,10 @@ pub enum EngineStep {
     Export(Path),
     /// An export has written this object.
     Exported(Path),
+    /// A compaction begins at a leaf.
+    Compact(PartitionId),
+    /// A compaction has written its file, if there is one.
+    Compacted(PartitionId),
 }
 
 /// What a test does at a step: nothing, wait, fail or panic.
@@ -151,24 +155,37 @@ impl MemoryRowEngine {
         let Some(first) = leaves.first() else {
             return Ok(None);
         };
-        let name = FileName::new(&first.leaf.id, self.ids.uuid());
-        self.at(EngineStep::WriteFile(name.clone())).await?;
         let parts: Vec<_> = leaves.iter().filter_map(|leaf| part_of(&leaf.rows)).collect();
+        let partition = first.leaf.id.clone();
         let rows: Vec<_> = leaves.into_iter().flat_map(|leaf| leaf.rows).collect();
-        let body = Self::encode(&rows);
+        self.create_file((&*spec.output, &spec.table), &partition, &rows, parts)
+            .await
+            .map(Some)
+    }
+
+    async fn create_file(
+        &self,
+        (store, table): (&dyn ObjectStore, &TableId),
+        partition: &PartitionId,
+        rows: &[MemoryRow],
+        parts: Vec<FilePart>,
+    ) -> Result<DataFile> {
+        let name = FileName::new(partition, self.ids.uuid());
+        self.at(EngineStep::WriteFile(name.clone())).await?;
+        let body = Self::encode(rows);
         let create = PutOptions {
             mode: PutMode::Create,
             ..PutOptions::default()
         };
-        let path = name.object_path(&spec.table);
-        spec.output.put_opts(&path, body.clone().into(), create).await?;
-        Ok(Some(DataFile {
+        let path = name.object_path(table);
+        store.put_opts(&path, body.clone().into(), create).await?;
+        Ok(DataFile {
             name,
             rows: rows.len() as u64,
             bytes: body.len() as u64,
             checksum: Self::checksum(&body),
             parts,
-        }))
+        })
     }
 }
 
@@ -231,7 +248,7 @@ async fn read_input(input: &InputObject) -> Result<Vec<MemoryRow>> {
     })
 }
 
-async fn read_file(input: &ExportInput, leaf: &Leaf) -> Result<Vec<MemoryRow>> {
+async fn read_file(input: &MergeInput, leaf: &Leaf) -> Result<Vec<MemoryRow>> {
     let object = input.store.get(&input.path).await?.bytes().await?;
     let damaged = |what: String| Err(Error::corrupt(format!("file {} {what}", input.path)));
     if input.exact.is_none() && MemoryRowEngine::checksum(&object) != input.checksum {
@@ -254,6 +271,18 @@ async fn read_file(input: &ExportInput, leaf: &Leaf) -> Result<Vec<MemoryRow>> {
             ));
         }
     }
+    Ok(rows)
+}
+
+/// The rows of the leaf in all files, in key order.
+async fn merged(inputs: &[MergeInput], leaf: &Leaf, progress: &Progress) -> Result<Vec<MemoryRow>> {
+    let mut rows = Vec::new();
+    for input in inputs {
+        let more = read_file(input, leaf).await?;
+        progress.add_read(more.len() as u64);
+        rows.extend(more);
+    }
+    rows.sort_by_key(|row| row.0);
     Ok(rows)
 }
 
@@ -305,13 +334,7 @@ impl RowEngine for MemoryRowEngine {
 
     async fn export(&self, spec: ExportSpec, progress: Arc<Progress>) -> Result<ExportedFile> {
         self.at(EngineStep::Export(spec.output_path.clone())).await?;
-        let mut rows = Vec::new();
-        for input in &spec.inputs {
-            let more = read_file(input, &spec.leaf).await?;
-            progress.add_read(more.len() as u64);
-            rows.extend(more);
-        }
-        rows.sort_by_key(|row| row.0);
+        let rows = merged(&spec.inputs, &spec.leaf, &progress).await?;
         let body = Self::encode(&rows);
         spec.output.put(&spec.output_path, body.clone().into()).await?;
         progress.add_written(rows.len() as u64);
@@ -323,6 +346,32 @@ impl RowEngine for MemoryRowEngine {
             digest: rows.iter().map(digest_of).sum(),
             range: range_of(&rows),
         })
+    }
+
+    async fn compact(&self, spec: CompactionSpec, progress: Arc<Progress>) -> Result<Option<DataFile>> {
+        let partition = &spec.leaf.id;
+        self.at(EngineStep::Compact(partition.clone())).await?;
+        let rows = merged(&spec.inputs, &spec.leaf, &progress).await?;
+        let file = match part_of(&rows) {
+            None => None,
+            Some(part) => {
+                let place = (&*spec.output, &spec.table);
+                Some(self.create_file(place, partition, &rows, vec![part]).await?)
+            }
+        };
+        progress.add_written(rows.len() as u64);
+        self.at(EngineStep::Compacted(partition.clone())).await?;
+        Ok(file)
+    }
+
+    async fn sample(&self, spec: SampleSpec) -> Result<Vec<KeySample>> {
+        let rows = merged(&spec.inputs, &spec.leaf, &Progress::default()).await?;
+        let step = rows.len().div_ceil(spec.keys.max(1)).max(1);
+        let samples = rows.chunks(step).map(|chunk| KeySample {
+            key: Self::key(chunk[0].0),
+            rows: chunk.len() as u64,
+        });
+        Ok(samples.collect())
     }
 
     async fn verify(&self, spec: VerifySpec) -> Result<Vec<FileFault>> {
@@ -461,7 +510,7 @@ mod tests {
         ExportSpec {
             schema: spec.schema.clone(),
             leaf: spec.leaves[leaf].clone(),
-            inputs: vec![ExportInput {
+            inputs: vec![MergeInput {
                 store: spec.output.clone(),
                 path: file.name.object_path(&spec.table),
                 bytes: file.bytes,

@@ -58,7 +58,7 @@ impl<'a> Script<'a> {
     }
 
     async fn create(&mut self, name: &str) {
-        let (leaves, queued, snapshot, target) = self.run.draw(|rng| {
+        let (leaves, queued, snapshot, target, batch, threshold) = self.run.draw(|rng| {
             let leaves = *[1, 1, 2, 4, 8, 8, 450].choose(rng).unwrap_or(&1);
             let leaves = if leaves > 8 && rng.random_bool(0.7) {
                 3
@@ -70,6 +70,8 @@ impl<'a> Script<'a> {
                 rng.random_bool(0.3),
                 rng.random_range(1..30),
                 rng.random_range(1..3000),
+                rng.random_range(2..8),
+                *[30, 100, 300, 100_000].choose(rng).unwrap_or(&100),
             )
         });
         let form = TableForm {
@@ -77,6 +79,8 @@ impl<'a> Script<'a> {
             queued,
             snapshot,
             target,
+            batch,
+            threshold,
         };
         let info = self.run.instance.create(name, form).await;
         self.expected.tables.insert(name.to_owned(), info);

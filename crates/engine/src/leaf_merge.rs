@@ -1,4 +1,4 @@
-//! Export: one leaf's rows from sorted files into one sorted file.
+//! One leaf's rows from sorted files into one sorted file: a part of an export, or a compaction.
 //!
 //! Row groups whose statistics of the first key column are outside the leaf are not read; of the others, pages at
 //! either end are left out where the page index says so. What is read is cut exactly at the bounds. Each input
@@ -15,9 +15,11 @@ use crc_fast::{CrcAlgorithm, Digest};
 use dormouse_core::{
     Error, Result,
     file::{Checksum, RowDigest},
-    key::{Key, KeyBounds},
-    ports::{ExportInput, ExportSpec, ExportedFile, Progress},
+    key::{Key, KeyBounds, KeyRange},
+    ports::{MergeInput, Progress},
+    schema::Schema,
 };
+use object_store::{ObjectStore, path::Path};
 use tokio::runtime::Handle;
 
 use crate::{
@@ -27,7 +29,7 @@ use crate::{
     input::{Input, RowGroupReader, Rows},
     merge::{Merge, SortedSource},
     object_reader::{Origin, RemoteObject},
-    object_writer::Destination,
+    object_writer::{Destination, WrittenObject},
     pruning,
     sort_key::{Keys, shared_bytes},
     spill::{MERGE_WIDTH, Run, RunReader, SpillDirectory},
@@ -35,9 +37,12 @@ use crate::{
     writer::{FileWriter, Meter},
 };
 
-/// One call of export.
-pub(crate) struct Export {
-    pub(crate) spec: ExportSpec,
+/// One merge of a leaf.
+pub(crate) struct LeafMerge {
+    pub(crate) schema: Arc<Schema>,
+    pub(crate) bounds: KeyBounds,
+    /// In a fixed order: rows of equal keys keep it.
+    pub(crate) inputs: Vec<MergeInput>,
     pub(crate) progress: Arc<Progress>,
     pub(crate) threads: NonZeroUsize,
     pub(crate) spill: SpillDirectory,
@@ -45,42 +50,62 @@ pub(crate) struct Export {
     pub(crate) cancel: Cancel,
 }
 
-impl Export {
-    /// Does the work, on this thread; others help to encode.
-    pub(crate) fn run(&self) -> Result<ExportedFile> {
-        let table = TableSchema::new(self.spec.schema.clone());
-        for bound in [&self.spec.leaf.bounds.lower, &self.spec.leaf.bounds.upper]
-            .into_iter()
-            .flatten()
-        {
-            self.spec.schema.check_key(bound)?;
+/// What a merge has written.
+pub(crate) struct MergedLeaf {
+    pub(crate) rows: u64,
+    pub(crate) digest: RowDigest,
+    /// None without rows.
+    pub(crate) range: Option<KeyRange>,
+    /// None when there was no row, and a file without rows was not asked for.
+    pub(crate) object: Option<WrittenObject>,
+}
+
+impl LeafMerge {
+    /// Does the work, on this thread; others help to encode. Without rows, nothing is written unless `or_empty`.
+    pub(crate) fn run(&self, destination: Destination, or_empty: bool) -> Result<MergedLeaf> {
+        let table = TableSchema::new(self.schema.clone());
+        for bound in [&self.bounds.lower, &self.bounds.upper].into_iter().flatten() {
+            self.schema.check_key(bound)?;
         }
-        let destination = Destination {
-            store: self.spec.output.clone(),
-            path: self.spec.output_path.clone(),
-            overwrite: true,
-            expected_bytes: self.spec.inputs.iter().map(|input| input.bytes).sum(),
-            runtime: self.runtime.clone(),
-        };
         let mut writer = FileWriter::new(table.clone(), destination, self.threads.get() - 1);
         let mut meter = Meter::new(table.clone());
         if let Err(error) = self.merge(&table, &mut writer, &mut meter) {
             writer.abort();
             return Err(error);
         }
-        let written = writer.finish()?;
-        Ok(ExportedFile {
+        let object = if meter.rows() > 0 || or_empty {
+            Some(writer.finish()?)
+        } else {
+            writer.abort();
+            None
+        };
+        Ok(MergedLeaf {
             rows: meter.rows(),
-            bytes: written.bytes,
-            checksum: written.checksum,
             digest: meter.digest(),
             range: meter.range()?,
+            object,
         })
     }
 
+    /// Where the merge writes to.
+    pub(crate) fn destination(
+        &self,
+        store: Arc<dyn ObjectStore>,
+        path: Path,
+        overwrite: bool,
+    ) -> Destination {
+        Destination {
+            store,
+            path,
+            overwrite,
+            expected_bytes: self.inputs.iter().map(|input| input.bytes).sum(),
+            runtime: self.runtime.clone(),
+        }
+    }
+
     fn merge(&self, table: &TableSchema, writer: &mut FileWriter, meter: &mut Meter) -> Result<()> {
-        let mut proofs = Vec::with_capacity(self.spec.inputs.len());
-        let inputs = &self.spec.inputs;
+        let mut proofs = Vec::with_capacity(self.inputs.len());
+        let inputs = &self.inputs;
         if inputs.len() <= MERGE_WIDTH {
             let sources = self.open_all(inputs, table, &mut proofs)?;
             self.write(
@@ -108,7 +133,7 @@ impl Export {
 
     fn open_all<'a>(
         &'a self,
-        inputs: &[ExportInput],
+        inputs: &[MergeInput],
         table: &TableSchema,
         proofs: &mut Vec<Proof>,
     ) -> Result<Vec<LeafSource<'a>>> {
@@ -125,7 +150,7 @@ impl Export {
 
     /// How many leading bytes all keys of the leaf have in common.
     fn shared_bytes(&self) -> usize {
-        match (&self.spec.leaf.bounds.lower, &self.spec.leaf.bounds.upper) {
+        match (&self.bounds.lower, &self.bounds.upper) {
             (Some(lower), Some(upper)) => shared_bytes(lower, upper),
             _ => 0,
         }
@@ -174,7 +199,7 @@ impl Export {
         Ok(())
     }
 
-    fn open<'a>(&'a self, input: &ExportInput, table: &TableSchema) -> Result<LeafSource<'a>> {
+    fn open<'a>(&'a self, input: &MergeInput, table: &TableSchema) -> Result<LeafSource<'a>> {
         let object = RemoteObject {
             name: input.path.to_string(),
             origin: Origin::Table,
@@ -187,7 +212,7 @@ impl Export {
         if input.exact.is_none() {
             self.check_checksum(&object, input.checksum)?;
         }
-        let bounds = &self.spec.leaf.bounds;
+        let bounds = &self.bounds;
         let opened = Input::open(object, table)?;
         let row_groups = pruning::row_groups(&opened, bounds)?.into();
         Ok(LeafSource {
@@ -305,8 +330,8 @@ impl SortedSource for LeafSource<'_> {
                 self.reader = None;
                 continue;
             };
-            self.progress.add_read(rows.rows as u64);
             if let Some(batch) = self.restrict(&rows)? {
+                self.progress.add_read(batch.num_rows() as u64);
                 return Ok(Some(batch));
             }
         }

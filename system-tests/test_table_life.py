@@ -1,0 +1,155 @@
+"""A table keeps itself in shape: files are merged, leaves are split, and no reader can tell."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from harness import Instance, Json, assert_same_rows, reasons, relation, seeds, wait_for
+
+Make = Callable[..., Instance]
+
+SCHEMA = {
+    "rowKeyFields": [{"name": "key", "type": "StringType"}],
+    "sortKeyFields": [{"name": "n", "type": "LongType"}],
+    "valueFields": [{"name": "job", "type": "StringType"}],
+}
+
+# Everything that keeps a table in shape happens every second.
+BUSY = {
+    "compaction_job_creation_period_minutes": "0.02",
+    "partition_splitting_period_minutes": "0.02",
+    "gc_period_minutes": "0.02",
+    "table_gc_delay_minutes": "0",
+    "gc_orphan_age_hours": "0.01",
+}
+
+
+def rows(job: str, count: int) -> str:
+    return f"""SELECT printf('%016x', hash(i, '{job}')) AS "key", i AS n, '{job}' AS job FROM range({count}) t(i)"""
+
+
+def leaves(instance: Instance, table: str) -> list[Json]:
+    return instance.json("partitions", table)
+
+
+def test_many_small_ingests_leave_a_table_in_shape(make_instance: Make) -> None:
+    """Fed 200 small ingests while `serve` runs, a table ends, untouched, with few files in each of its leaves."""
+    instance = make_instance(**BUSY)
+    threshold, jobs, each = 3000, 200, 100
+    instance.create_table("events", SCHEMA, table_partition_splitting_threshold=str(threshold))
+    files = [instance.parquet(f"{n}.parquet", rows(f"job-{n}", each)) for n in range(jobs)]
+
+    def at_rest() -> bool:
+        in_shape = all(leaf["rows"] <= threshold and leaf["files"] <= 12 for leaf in leaves(instance, "events"))
+        return in_shape and not instance.depths() and instance.data_files() == instance.known_files()
+
+    with instance.serve():
+        for n, file in enumerate(files):
+            instance.send_ingest(f"job-{n}", "events", file)
+        statuses = instance.wait_jobs([f"job-{n}" for n in range(jobs)])
+        assert set(statuses.values()) == {"FINISHED"}
+        wait_for(at_rest, lambda: f"the table is in shape: {leaves(instance, 'events')}; {instance.depths()}")
+    found = leaves(instance, "events")
+    assert jobs * each / threshold < len(found) < 40, found
+    # Rows of files that a split has cut are estimated.
+    assert abs(sum(leaf["rows"] for leaf in found) - jobs * each) < jobs * each / 10
+    assert_same_rows(relation(files), instance.export("events").relation)
+    instance.run("doctor", "events", "--deep")
+
+
+def test_compacting_by_hand(instance: Instance) -> None:
+    """`compact` does what the strategy asks for, `compact --all` makes one file of each leaf; reports tell."""
+    instance.create_table("events", SCHEMA, ["8"])
+    files = [instance.parquet(f"{n}.parquet", rows(f"job-{n}", 500)) for n in range(3)]
+    for n, file in enumerate(files):
+        instance.ingest("events", file, job=f"job-{n}")
+    assert instance.json("compact", "events") == []
+    assert "no files to merge" in instance.run("compact", "events").stderr
+    before = instance.export("events")
+
+    waiting = instance.json("compact", "events", "--all")
+    assert [(job["status"], job["input_files"]) for job in waiting] == [("CREATED", 3)] * 2
+    assert instance.json("compact", "events", "--all") == [], "what is leased is not planned again"
+    with instance.serve():
+        assert set(instance.wait_jobs([job["job"] for job in waiting]).values()) == {"FINISHED"}
+    assert [leaf["files"] for leaf in leaves(instance, "events")] == [1, 1]
+    report = instance.wait_job(waiting[0]["job"])
+    assert [event["event"] for event in report["events"]] == ["created", "started", "written", "committed"]
+    assert report["runs"][0]["rows_read"] == report["runs"][0]["rows_written"] > 0
+
+    after = instance.export("events")
+    assert_same_rows(before.relation, after.relation)
+    assert instance.sweep() > 0
+    assert len(instance.data_files()) == 2
+
+    instance.ingest("events", files[0], job="again")
+    done = instance.json("compact", "events", "--all", "--wait")
+    assert {job["status"] for job in done} == {"FINISHED"}
+    assert sum(leaf["rows"] for leaf in leaves(instance, "events")) == 2000
+
+
+def test_a_damaged_file_stays_and_is_named(instance: Instance) -> None:
+    """A compaction whose input is damaged fails, names the file, and takes nothing away."""
+    instance.create_table("events", SCHEMA)
+    for n in range(2):
+        instance.ingest("events", instance.parquet(f"{n}.parquet", rows(f"job-{n}", 500)), job=f"job-{n}")
+    victim = next((instance.data / "buckets" / "data").rglob("data/*/*.parquet"))
+    body = bytearray(victim.read_bytes())
+    body[len(body) // 2] ^= 1
+    victim.write_bytes(body)
+    outcome = instance.run("compact", "events", "--all", "--wait", "--format", "json", code=1)
+    assert victim.name in reasons(outcome.json[0]), outcome
+    assert leaves(instance, "events")[0]["files"] == 2
+    assert instance.json("files", "events") and victim.exists()
+
+
+def test_splitting_by_the_second_column_and_not_at_all(instance: Instance) -> None:
+    """A hot first column is split by the second; a leaf of one key says so, and is left alone."""
+    two_columns = {
+        "rowKeyFields": [{"name": "hot", "type": "StringType"}, {"name": "n", "type": "LongType"}],
+        "valueFields": [{"name": "job", "type": "StringType"}],
+    }
+    instance.create_table("hot", two_columns, table_partition_splitting_threshold="1000")
+    file = instance.parquet("hot.parquet", "SELECT 'one' AS hot, i AS n, 'j' AS job FROM range(8000) t(i)")
+    instance.ingest("hot", file)
+    done = instance.json("split", "hot")
+    assert [(row["rows"], row["leaves"], row["kept_because"]) for row in done] == [(8000, 8, None)]
+    found = leaves(instance, "hot")
+    assert len(found) == 8 and all(leaf["files"] == 1 for leaf in found)
+    assert instance.json("compact", "hot", "--all") == [], "one file for each leaf"
+    exported = instance.export("hot")
+    assert [entry["rows"] for entry in exported.manifest["files"]] == [1000] * 8
+    assert_same_rows(relation(file), exported.relation)
+
+    instance.create_table("same", SCHEMA, table_partition_splitting_threshold="1000")
+    file = instance.parquet("same.parquet", """SELECT 'k' AS "key", i AS n, 'j' AS job FROM range(2000) t(i)""")
+    instance.ingest("same", file)
+    done = instance.json("split", "same")
+    assert [(row["leaves"], row["kept_because"]) for row in done] == [(1, 'all rows have the key ("k")')]
+    assert leaves(instance, "same")[0]["kept_because"] == 'all rows have the key ("k")'
+    assert "all rows have the key" in instance.run("partitions", "same").stdout
+    assert instance.json("split", "same") == [], "it is not looked at again"
+    instance.ingest("same", file, job="grown")
+    assert len(instance.json("split", "same")) == 1, "it has grown twofold"
+
+
+def test_kills_while_a_table_is_kept_in_shape(make_instance: Make) -> None:
+    """Whatever is killed while files are merged, leaves split and garbage collected, every row is there once."""
+    dice = seeds(2)
+    instance = make_instance(compaction_lease_minutes="0.1", **BUSY)
+    instance.create_table("events", SCHEMA, table_partition_splitting_threshold="5000")
+    files = [instance.parquet(f"{n}.parquet", rows(f"job-{n}", 400)) for n in range(60)]
+    server = instance.start()
+    for n, file in enumerate(files):
+        instance.send_ingest(f"job-{n}", "events", file)
+        if dice.random() < 0.2:
+            time.sleep(dice.uniform(0, 0.5))
+            server.kill()
+            server = instance.start()
+    statuses = instance.wait_jobs([f"job-{n}" for n in range(60)])
+    assert set(statuses.values()) == {"FINISHED"}, statuses
+    wait_for(lambda: len(leaves(instance, "events")) > 4, "leaves split")
+    server.kill()
+    assert_same_rows(relation(files), instance.export("events").relation)
+    instance.run("doctor", "events", "--deep")
