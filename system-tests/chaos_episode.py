@@ -333,7 +333,7 @@ class Work(threading.Thread):
                 return
 
     def redrive(self) -> None:
-        for queue in ("ingest", "export", "export-leaf", "commit"):
+        for queue in ("ingest", "export", "export-leaf", "compaction", "splitting", "commit"):
             outcome = self.command("queue", "retry", queue, "--format", "json")
             if outcome.code == 0 and outcome.json["moved"]:
                 self.history.add("redriven", queue=queue, moved=outcome.json["moved"])
