@@ -85,7 +85,7 @@ impl ParquetRowEngine {
         inputs: Vec<MergeInput>,
         progress: Arc<Progress>,
     ) -> impl FnOnce(Handle, Cancel) -> LeafMerge + Send + 'static {
-        let threads = self.options.threads;
+        let (threads, layout) = (self.options.threads, self.options.layout);
         let spill = SpillDirectory::new(&self.options.spill_directory, self.ids.uuid());
         move |runtime, cancel| LeafMerge {
             schema,
@@ -93,6 +93,7 @@ impl ParquetRowEngine {
             inputs,
             progress,
             threads,
+            layout,
             spill,
             runtime,
             cancel,

@@ -27,13 +27,14 @@ use crate::{
     digest::Digester,
     input::{Input, Rows},
     merge::{Merge, SortedSource},
+    meter::Meter,
     object_reader::{Origin, RemoteObject},
     object_writer::Destination,
     options::EngineOptions,
     spill::{Run, SpillDirectory},
     table::TableSchema,
     threads::{WorkList, for_each, on_threads},
-    writer::{FileWriter, Meter},
+    writer::FileWriter,
 };
 
 /// A batch whose values take more than this in plain form is taken in parts.
@@ -181,7 +182,7 @@ impl Ingest {
             expected_bytes: planned.bytes,
             runtime: self.runtime.clone(),
         };
-        let mut writer = FileWriter::new(table.clone(), destination, helpers);
+        let mut writer = FileWriter::new(table.clone(), destination, self.options.layout, helpers);
         let mut parts = Vec::with_capacity(planned.leaves.len());
         for leaf in &planned.leaves {
             match self.write_leaf(table, sorted, *leaf, spill, &mut writer) {

@@ -29,8 +29,10 @@ use crate::{
 
 /// A batch holds about so many bytes, by what the footer says of the row group.
 const BATCH_BYTES: u64 = 4 << 20;
-/// And at most so many rows.
-const BATCH_ROWS: u64 = 16 << 10;
+/// And at most so many rows: of an input, where each batch is cut at all leaves.
+const INPUT_BATCH_ROWS: u64 = 16 << 10;
+/// Of a file of the table, where the batches of all files that are merged had better fit in a cache.
+const TABLE_BATCH_ROWS: u64 = 4 << 10;
 
 /// A Parquet object whose columns are those of the table.
 #[derive(Debug)]
@@ -179,7 +181,7 @@ impl Input {
                 ParquetRecordBatchReader::try_new_with_row_groups(
                     &self.levels,
                     &pages,
-                    batch_rows(group),
+                    batch_rows(group, self.object.origin),
                     selection,
                 )
                 .map_err(|error| bytes.take_failure().unwrap_or_else(|| object.damaged(error)))
@@ -203,7 +205,11 @@ pub(crate) fn row_count(group: &RowGroupMetaData) -> u64 {
 }
 
 /// How many rows of a row group make a batch.
-fn batch_rows(group: &RowGroupMetaData) -> usize {
+fn batch_rows(group: &RowGroupMetaData, origin: Origin) -> usize {
+    let most = match origin {
+        Origin::Input => INPUT_BATCH_ROWS,
+        Origin::Table => TABLE_BATCH_ROWS,
+    };
     let bytes: u64 = group
         .columns()
         .iter()
@@ -217,7 +223,7 @@ fn batch_rows(group: &RowGroupMetaData) -> usize {
         })
         .fold(0, u64::saturating_add);
     let row_bytes = (bytes / row_count(group).max(1)).max(1);
-    (BATCH_BYTES / row_bytes).clamp(1, BATCH_ROWS) as usize
+    (BATCH_BYTES / row_bytes).clamp(1, most) as usize
 }
 
 /// Where each table column is in the file, or what is wrong with the file's columns.

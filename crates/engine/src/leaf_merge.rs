@@ -1,41 +1,54 @@
 //! One leaf's rows from sorted files into one sorted file: a part of an export, or a compaction.
 //!
-//! Row groups whose statistics of the first key column are outside the leaf are not read; of the others, pages at
-//! either end are left out where the page index says so. What is read is cut exactly at the bounds. Each input
-//! proves itself: by the count and digest of its rows in the leaf where the state knows them, else by the checksum
-//! of its whole object, read first. The output's digest is taken again from what is written and compared.
+//! The merge is cut into pieces (`pieces`), which threads make side by side: row groups that nothing else overlaps are
+//! copied, the rest is decoded, merged and encoded again, key range by key range. Row groups whose statistics of the
+//! first key column are outside a piece are not read; of the others, pages at either end are left out where the page
+//! index says so. What is read is cut exactly at the bounds.
+//!
+//! Rows are hashed once, as they are encoded: their digest must be that of all inputs together, as the state knows
+//! it. An input whose rows in the leaf the state does not know proves itself by the checksum of its whole object, read
+//! first, and its rows are hashed as they are read; so are the others of an input of which something was copied, which
+//! proves itself by its checksum too.
 //!
 //! At most [`MERGE_WIDTH`] files are open at a time: of more, each so many are merged into a run on local disk
 //! first, in their order, and the runs after them.
 
-use std::{cell::RefCell, collections::VecDeque, num::NonZeroUsize, rc::Rc, sync::Arc};
+use std::{num::NonZeroUsize, ops::Range, sync::Arc};
 
 use arrow::array::RecordBatch;
-use crc_fast::{CrcAlgorithm, Digest};
 use dormouse_core::{
     Error, Result,
-    file::{Checksum, RowDigest},
+    file::RowDigest,
     key::{Key, KeyBounds, KeyRange},
     ports::{MergeInput, Progress},
     schema::Schema,
 };
 use object_store::{ObjectStore, path::Path};
+use parquet::{arrow::arrow_reader::RowSelection, schema::types::SchemaDescriptor};
 use tokio::runtime::Handle;
 
 use crate::{
     cancel::Cancel,
-    columns::conform,
-    digest::Digester,
-    input::{Input, RowGroupReader, Rows},
+    input::row_count,
     merge::{Merge, SortedSource},
-    object_reader::{Origin, RemoteObject},
+    meter::Meter,
     object_writer::{Destination, WrittenObject},
+    options::FileLayout,
+    ordered_file::{Append, OpenPiece, OrderedFile},
+    parquet_file::{Encoder, OpenRowGroup, ParquetFile, parquet_columns},
     pruning,
-    sort_key::{Keys, shared_bytes},
+    sort_key::{row_key, shared_bytes},
     spill::{MERGE_WIDTH, Run, RunReader, SpillDirectory},
     table::TableSchema,
-    writer::{FileWriter, Meter},
+    threads::{WorkList, for_each, on_threads},
 };
+
+mod copy;
+mod pieces;
+mod source;
+
+use pieces::{Mark, Piece, RowGroup};
+use source::{LeafSource, MergeFile, Tally};
 
 /// One merge of a leaf.
 pub(crate) struct LeafMerge {
@@ -45,6 +58,7 @@ pub(crate) struct LeafMerge {
     pub(crate) inputs: Vec<MergeInput>,
     pub(crate) progress: Arc<Progress>,
     pub(crate) threads: NonZeroUsize,
+    pub(crate) layout: FileLayout,
     pub(crate) spill: SpillDirectory,
     pub(crate) runtime: Handle,
     pub(crate) cancel: Cancel,
@@ -60,31 +74,37 @@ pub(crate) struct MergedLeaf {
     pub(crate) object: Option<WrittenObject>,
 }
 
+/// What one piece has encoded.
+struct WrittenPiece {
+    piece: usize,
+    rows: u64,
+    digest: RowDigest,
+    range: Option<KeyRange>,
+}
+
 impl LeafMerge {
-    /// Does the work, on this thread; others help to encode. Without rows, nothing is written unless `or_empty`.
+    /// Does the work, on this thread and as many others as it may. Without rows, nothing is written unless `or_empty`.
     pub(crate) fn run(&self, destination: Destination, or_empty: bool) -> Result<MergedLeaf> {
         let table = TableSchema::new(self.schema.clone());
         for bound in [&self.bounds.lower, &self.bounds.upper].into_iter().flatten() {
             self.schema.check_key(bound)?;
         }
-        let mut writer = FileWriter::new(table.clone(), destination, self.threads.get() - 1);
-        let mut meter = Meter::new(table.clone());
-        if let Err(error) = self.merge(&table, &mut writer, &mut meter) {
-            writer.abort();
-            return Err(error);
+        let mut files = for_each(self.threads, self.inputs.len(), &self.cancel, |input| {
+            MergeFile::open(&self.inputs[input], &table, &self.runtime, &self.cancel)
+        })?;
+        let pieces = self.plan(&files, &table)?;
+        for piece in &pieces {
+            if let Piece::Copy { input, .. } = piece {
+                files[*input].is_hashed = true;
+            }
         }
-        let object = if meter.rows() > 0 || or_empty {
-            Some(writer.finish()?)
-        } else {
-            writer.abort();
-            None
-        };
-        Ok(MergedLeaf {
-            rows: meter.rows(),
-            digest: meter.digest(),
-            range: meter.range()?,
-            object,
-        })
+        Job {
+            merge: self,
+            table: &table,
+            files: &files,
+            pieces: &pieces,
+        }
+        .run(destination, or_empty)
     }
 
     /// Where the merge writes to.
@@ -103,241 +123,351 @@ impl LeafMerge {
         }
     }
 
-    fn merge(&self, table: &TableSchema, writer: &mut FileWriter, meter: &mut Meter) -> Result<()> {
-        let mut proofs = Vec::with_capacity(self.inputs.len());
-        let inputs = &self.inputs;
-        if inputs.len() <= MERGE_WIDTH {
-            let sources = self.open_all(inputs, table, &mut proofs)?;
-            self.write(
-                Merge::new(table.clone(), sources, self.shared_bytes())?,
-                writer,
-                meter,
-            )?;
-        } else {
-            let mut runs = Vec::with_capacity(inputs.len().div_ceil(MERGE_WIDTH));
-            for some in inputs.chunks(MERGE_WIDTH) {
-                let sources = self.open_all(some, table, &mut proofs)?;
-                let merge = Merge::new(table.clone(), sources, self.shared_bytes())?;
-                runs.push(self.spill.write(table, merge, &self.cancel)?);
+    fn plan(&self, files: &[MergeFile], table: &TableSchema) -> Result<Vec<Piece>> {
+        let columns = parquet_columns(table)?;
+        let inputs = files
+            .iter()
+            .map(|file| row_groups(file, table, &columns))
+            .collect::<Result<Vec<_>>>()?;
+        pieces::plan(&self.bounds, &inputs, self.layout, |input, row_groups| {
+            marks(&files[input], table, row_groups)
+        })
+    }
+}
+
+/// The row groups of a file, for the planner.
+fn row_groups(file: &MergeFile, table: &TableSchema, columns: &SchemaDescriptor) -> Result<Vec<RowGroup>> {
+    let groups = file.input.footer().row_groups();
+    let is_whole = file
+        .exact
+        .is_some_and(|(rows, _)| groups.iter().map(row_count).fold(0, u64::saturating_add) == rows);
+    let spans = pruning::spans(&file.input, table)?;
+    Ok(groups
+        .iter()
+        .zip(spans)
+        .enumerate()
+        .map(|(number, (group, span))| RowGroup {
+            rows: row_count(group),
+            bytes: group.compressed_size().unsigned_abs(),
+            span,
+            may_copy: is_whole && copy::is_copyable(&file.input, number, columns),
+        })
+        .collect())
+}
+
+/// Where the pages of some row groups of a file begin.
+fn marks(file: &MergeFile, table: &TableSchema, row_groups: Range<usize>) -> Result<Vec<Mark>> {
+    let mut marks = Vec::new();
+    for row_group in row_groups {
+        let group = file.input.footer().row_group(row_group);
+        let row_bytes = group.compressed_size().unsigned_abs() / row_count(group).max(1);
+        let pages = pruning::page_starts(&file.input, row_group, table)?;
+        marks.extend(pages.into_iter().map(|(key, rows)| Mark {
+            key,
+            bytes: rows as u64 * row_bytes,
+        }));
+    }
+    Ok(marks)
+}
+
+/// A merge that is planned.
+struct Job<'a> {
+    merge: &'a LeafMerge,
+    table: &'a TableSchema,
+    files: &'a [MergeFile],
+    pieces: &'a [Piece],
+}
+
+impl<'a> Job<'a> {
+    fn run(&self, destination: Destination, or_empty: bool) -> Result<MergedLeaf> {
+        let tally = Tally::new(self.files.len(), self.merge.progress.clone());
+        let sample = self.sample()?;
+        let file = ParquetFile::create(self.table, destination, sample.as_ref(), self.merge.layout)?;
+        let encoder = file.encoder();
+        let copies = self.pieces.iter().map(|piece| self.copy(piece)).collect();
+        let ahead = self.merge.threads.get() + 1;
+        let file = OrderedFile::new(file, copies, ahead, &self.merge.cancel);
+        let written = match self
+            .write(&file, &encoder, &tally)
+            .and_then(|written| self.check(written, tally))
+        {
+            Ok(written) if written.rows > 0 || or_empty => written,
+            Ok(nothing) => {
+                file.abort();
+                return Ok(nothing);
             }
-            let runs = self.spill.narrow(table, runs, &self.cancel)?;
-            let sources: Vec<RunReader> = runs.iter().map(Run::open).collect::<Result<_>>()?;
-            self.write(
-                Merge::new(table.clone(), sources, self.shared_bytes())?,
-                writer,
-                meter,
-            )?;
-        }
-        self.check(&proofs, meter)
+            Err(error) => {
+                file.abort();
+                return Err(error);
+            }
+        };
+        Ok(MergedLeaf {
+            object: Some(file.into_file()?.finish()?),
+            ..written
+        })
     }
 
-    fn open_all<'a>(
-        &'a self,
-        inputs: &[MergeInput],
-        table: &TableSchema,
-        proofs: &mut Vec<Proof>,
-    ) -> Result<Vec<LeafSource<'a>>> {
-        inputs
+    /// Some rows to choose encodings by: from the middle of the merge, and the largest input there.
+    fn sample(&self) -> Result<Option<RecordBatch>> {
+        let merges = self
+            .pieces
             .iter()
-            .map(|input| {
-                self.cancel.check()?;
-                let source = self.open(input, table)?;
-                proofs.push((source.seen.clone(), source.input.object().clone(), input.exact));
-                Ok(source)
+            .filter(|piece| matches!(piece, Piece::Merge { .. }));
+        let merges: Vec<&Piece> = merges.collect();
+        let Some(Piece::Merge { bounds, row_groups }) = merges.get(merges.len() / 2) else {
+            return Ok(None);
+        };
+        let rows = |file: &usize| -> u64 {
+            let groups = &self.files[*file].input.footer().row_groups()[row_groups[*file].clone()];
+            groups.iter().map(row_count).fold(0, u64::saturating_add)
+        };
+        let mut by_size: Vec<usize> = (0..self.files.len()).collect();
+        by_size.sort_by_key(|file| std::cmp::Reverse(rows(file)));
+        let unseen = Tally::new(self.files.len(), Arc::default());
+        for file in by_size {
+            for mut source in self.open(bounds, row_groups, file..file + 1, &unseen)? {
+                if let Some(batch) = source.next()? {
+                    return Ok(Some(batch));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn copy(&self, piece: &'a Piece) -> Option<Append<'a>> {
+        let Piece::Copy { input, row_group } = piece else {
+            return None;
+        };
+        let MergeFile { input, copied, .. } = &self.files[*input];
+        let progress = &self.merge.progress;
+        Some(Box::new(move |file| {
+            let rows = copied.copy(input, *row_group, file)?;
+            progress.add_read(rows);
+            progress.add_written(rows);
+            Ok(())
+        }))
+    }
+
+    /// Makes all pieces.
+    fn write(&self, file: &OrderedFile<'_>, encoder: &Encoder, tally: &Tally) -> Result<Vec<WrittenPiece>> {
+        file.advance()?;
+        let merges: Vec<usize> = (0..self.pieces.len())
+            .filter(|piece| matches!(self.pieces[*piece], Piece::Merge { .. }))
+            .collect();
+        let list = WorkList::new(merges.len());
+        let written = on_threads(self.merge.threads, &list, || {
+            let mut written = Vec::new();
+            while let Some(next) = list.take() {
+                let piece = merges[next];
+                let Some(open) = file.begin(piece)? else { break };
+                written.push(self.write_piece(piece, open, encoder, tally)?);
+            }
+            Ok(written)
+        })?;
+        Ok(written.into_iter().flatten().collect())
+    }
+
+    fn write_piece(
+        &self,
+        piece: usize,
+        open: OpenPiece<'_, '_>,
+        encoder: &Encoder,
+        tally: &Tally,
+    ) -> Result<WrittenPiece> {
+        let Piece::Merge { bounds, row_groups } = &self.pieces[piece] else {
+            return Err(Error::internal("a copy cannot be merged"));
+        };
+        let shared = match (&bounds.lower, &bounds.upper) {
+            (Some(lower), Some(upper)) => shared_bytes(lower, upper),
+            _ => 0,
+        };
+        let mut meter = Meter::new(self.table.clone());
+        let files = 0..self.files.len();
+        if files.len() <= MERGE_WIDTH {
+            let sources = self.open(bounds, row_groups, files, tally)?;
+            let merge = Merge::new(self.table.clone(), sources, shared)?;
+            self.encode(merge, &open, encoder, &mut meter)?;
+        } else {
+            let Self { merge, table, .. } = self;
+            let mut runs = Vec::with_capacity(files.len().div_ceil(MERGE_WIDTH));
+            for first in files.step_by(MERGE_WIDTH) {
+                let some = first..self.files.len().min(first + MERGE_WIDTH);
+                let sources = self.open(bounds, row_groups, some, tally)?;
+                let merged = Merge::new((*table).clone(), sources, shared)?;
+                runs.push(merge.spill.write(table, merged, &merge.cancel)?);
+            }
+            let runs = merge.spill.narrow(table, runs, &merge.cancel)?;
+            let sources: Vec<RunReader> = runs.iter().map(Run::open).collect::<Result<_>>()?;
+            self.encode(
+                Merge::new((*table).clone(), sources, shared)?,
+                &open,
+                encoder,
+                &mut meter,
+            )?;
+        }
+        open.finish()?;
+        Ok(WrittenPiece {
+            piece,
+            rows: meter.rows(),
+            digest: meter.digest(),
+            range: meter.range()?,
+        })
+    }
+
+    /// The rows within `bounds` of some of the files.
+    fn open<'t>(
+        &self,
+        bounds: &'t KeyBounds,
+        row_groups: &[Range<usize>],
+        files: Range<usize>,
+        tally: &'t Tally,
+    ) -> Result<Vec<LeafSource<'t>>>
+    where
+        'a: 't,
+    {
+        self.merge.cancel.check()?;
+        files
+            .map(|file| {
+                LeafSource::new(
+                    &self.files[file],
+                    file,
+                    self.table,
+                    bounds,
+                    &row_groups[file],
+                    tally,
+                )
             })
             .collect()
     }
 
-    /// How many leading bytes all keys of the leaf have in common.
-    fn shared_bytes(&self) -> usize {
-        match (&self.bounds.lower, &self.bounds.upper) {
-            (Some(lower), Some(upper)) => shared_bytes(lower, upper),
-            _ => 0,
-        }
-    }
-
-    fn write<S: SortedSource>(
+    fn encode<S: SortedSource>(
         &self,
         mut merge: Merge<S>,
-        writer: &mut FileWriter,
+        open: &OpenPiece<'_, '_>,
+        encoder: &Encoder,
         meter: &mut Meter,
     ) -> Result<()> {
+        let mut row_group: Option<OpenRowGroup> = None;
         while let Some(batch) = merge.next()? {
-            self.cancel.check()?;
+            self.merge.cancel.check()?;
+            if open.is_futile() {
+                return Ok(());
+            }
             meter.add(&batch)?;
-            writer.write(&batch)?;
-            self.progress.add_written(batch.num_rows() as u64);
+            let mut from = 0;
+            while from < batch.num_rows() {
+                let mut group = match row_group.take() {
+                    Some(group) => group,
+                    None => encoder.begin()?,
+                };
+                from += group.write(&batch.slice(from, batch.num_rows() - from))?;
+                if group.is_full() {
+                    open.append(group.finish()?)?;
+                } else {
+                    row_group = Some(group);
+                }
+            }
+            self.merge.progress.add_written(batch.num_rows() as u64);
         }
-        Ok(())
+        match row_group {
+            Some(group) => open.append(group.finish()?),
+            None => Ok(()),
+        }
     }
 
-    /// Checks what was read of each input against what the state knows, and what was written against all of it.
-    fn check(&self, proofs: &[Proof], meter: &Meter) -> Result<()> {
-        let mut read = Seen::default();
-        for (seen, object, exact) in proofs {
-            let seen = seen.borrow();
-            if let Some((rows, digest)) = exact
-                && (seen.rows, seen.digest) != (*rows, *digest)
-            {
-                return Err(object.damaged(format!(
-                    "it has {} rows with digest {} in the leaf, where the table's state knows {rows} with digest {digest}",
-                    seen.rows, seen.digest
-                )));
-            }
-            read.rows += seen.rows;
-            read.digest = read.digest + seen.digest;
+    /// Checks what was read of each input against what the state knows, and what was encoded against all that was
+    /// decoded.
+    fn check(&self, mut written: Vec<WrittenPiece>, tally: Tally) -> Result<MergedLeaf> {
+        written.sort_by_key(|written| written.piece);
+        let mut decoded = (0, RowDigest::default());
+        let mut total = (0, RowDigest::default());
+        for (file, seen) in self.files.iter().zip(tally.into_seen()) {
+            let digest = file.check(&seen, &self.merge.cancel)?;
+            decoded = (decoded.0 + seen.rows, decoded.1 + digest);
+            total = (
+                total.0 + seen.rows + file.copied.rows(),
+                total.1 + file.digest(&seen),
+            );
         }
-        if (read.rows, read.digest) != (meter.rows(), meter.digest()) {
+        let encoded = (
+            written.iter().map(|piece| piece.rows).sum::<u64>(),
+            written.iter().map(|piece| piece.digest).sum::<RowDigest>(),
+        );
+        if encoded != decoded {
+            self.find_damage()?;
             return Err(Error::internal(format!(
                 "{} rows with digest {} were written, but {} with digest {} were read",
-                meter.rows(),
-                meter.digest(),
-                read.rows,
-                read.digest
+                encoded.0, encoded.1, decoded.0, decoded.1
             )));
         }
-        Ok(())
-    }
-
-    fn open<'a>(&'a self, input: &MergeInput, table: &TableSchema) -> Result<LeafSource<'a>> {
-        let object = RemoteObject {
-            name: input.path.to_string(),
-            origin: Origin::Table,
-            store: input.store.clone(),
-            path: input.path.clone(),
-            bytes: input.bytes,
-            e_tag: None,
-            runtime: self.runtime.clone(),
-        };
-        if input.exact.is_none() {
-            self.check_checksum(&object, input.checksum)?;
-        }
-        let bounds = &self.bounds;
-        let opened = Input::open(object, table)?;
-        let row_groups = pruning::row_groups(&opened, bounds)?.into();
-        Ok(LeafSource {
-            input: opened,
-            table: table.clone(),
-            bounds,
-            row_groups,
-            reader: None,
-            seen: Rc::default(),
-            digester: Digester::default(),
-            progress: &self.progress,
+        Ok(MergedLeaf {
+            rows: total.0,
+            digest: total.1,
+            range: self.range(&written)?,
+            object: None,
         })
     }
 
-    fn check_checksum(&self, object: &RemoteObject, expected: Checksum) -> Result<()> {
-        let found = checksum_of(object, &self.cancel)?;
-        if found != expected {
-            return Err(object.damaged(format!("its checksum is {found}, not {expected}")));
+    /// Reads the inputs once more, which were not hashed as they were read, to tell which one has other rows than
+    /// the state knows.
+    fn find_damage(&self) -> Result<()> {
+        for (number, file) in self.files.iter().enumerate().filter(|(_, file)| !file.is_hashed) {
+            let Some((rows, digest)) = file.exact else {
+                continue;
+            };
+            let tally = Tally::new(self.files.len(), Arc::default());
+            let all = 0..file.input.row_groups();
+            let mut source =
+                LeafSource::new(file, number, self.table, &self.merge.bounds, &all, &tally)?.hashed();
+            while source.next()?.is_some() {
+                self.merge.cancel.check()?;
+            }
+            let found = tally.into_seen().swap_remove(number);
+            if found.digest != digest {
+                return Err(file.input.object().damaged(format!(
+                    "it has {} rows with digest {} in the leaf, where the table's state knows {rows} with digest {digest}",
+                    found.rows, found.digest
+                )));
+            }
         }
         Ok(())
     }
-}
 
-/// The checksum of a whole object.
-pub(crate) fn checksum_of(object: &RemoteObject, cancel: &Cancel) -> Result<Checksum> {
-    let mut crc = Digest::new(CrcAlgorithm::Crc64Nvme);
-    object.scan(|bytes| {
-        crc.update(bytes);
-        cancel.check()
-    })?;
-    Ok(Checksum(crc.finalize()))
-}
-
-type Proof = (Rc<RefCell<Seen>>, Arc<RemoteObject>, Option<(u64, RowDigest)>);
-
-/// Rows of an input that were in the leaf.
-#[derive(Debug, Default)]
-struct Seen {
-    rows: u64,
-    digest: RowDigest,
-}
-
-/// The rows of one file within the leaf's bounds.
-struct LeafSource<'a> {
-    input: Input,
-    table: TableSchema,
-    bounds: &'a KeyBounds,
-    row_groups: VecDeque<usize>,
-    reader: Option<RowGroupReader>,
-    seen: Rc<RefCell<Seen>>,
-    digester: Digester,
-    progress: &'a Progress,
-}
-
-impl LeafSource<'_> {
-    /// The rows of the leaf as a batch; none when there are none in `rows`.
-    fn restrict(&mut self, rows: &Rows) -> Result<Option<RecordBatch>> {
-        let columns = rows
-            .columns
-            .iter()
-            .enumerate()
-            .map(|(column, array)| {
-                conform(array, self.table.column_type(column))
-                    .map_err(|misfit| rows.misfit(self.input.object(), &self.table, column, misfit))
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let keys = self.table.keys(&columns)?;
-        let from = self
-            .bounds
-            .lower
-            .as_ref()
-            .map_or(0, |lower| self.first_not_before(&keys, lower));
-        let until = self
-            .bounds
-            .upper
-            .as_ref()
-            .map_or(rows.rows, |upper| self.first_not_before(&keys, upper));
-        if from >= until {
+    /// The keys of the first and of the last row.
+    fn range(&self, written: &[WrittenPiece]) -> Result<Option<KeyRange>> {
+        let of = |number: usize| -> Result<Option<KeyRange>> {
+            match &self.pieces[number] {
+                Piece::Copy { input, row_group } => self.copied_range(*input, *row_group).map(Some),
+                Piece::Merge { .. } => {
+                    let found = written.binary_search_by_key(&number, |written| written.piece);
+                    Ok(found.ok().and_then(|at| written[at].range.clone()))
+                }
+            }
+        };
+        let mut numbers = 0..self.pieces.len();
+        let Some(first) = numbers.find_map(|number| of(number).transpose()).transpose()? else {
             return Ok(None);
-        }
-        self.digester.hash_rows(&columns, rows.rows)?;
-        let mut seen = self.seen.borrow_mut();
-        seen.rows += (until - from) as u64;
-        seen.digest = seen.digest + self.digester.sum(from..until);
-        Ok(Some(self.table.batch(columns)?.slice(from, until - from)))
+        };
+        let last = numbers
+            .rev()
+            .find_map(|number| of(number).transpose())
+            .transpose()?;
+        Ok(Some(last.map_or(first.clone(), |last| first.union(&last))))
     }
 
-    fn first_not_before(&self, keys: &Keys, bound: &Key) -> usize {
-        let columns = self.table.row_key_columns();
-        let (mut low, mut high) = (0, keys.rows());
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if keys.compare_key(middle, bound, columns).is_lt() {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        low
-    }
-}
-
-impl SortedSource for LeafSource<'_> {
-    fn next(&mut self) -> Result<Option<RecordBatch>> {
-        loop {
-            let Some(reader) = &mut self.reader else {
-                let Some(group) = self.row_groups.pop_front() else {
-                    return Ok(None);
-                };
-                let selection = pruning::pages(&self.input, group, self.bounds)?;
-                self.reader = Some(self.input.read(group, selection, &self.table)?);
-                continue;
-            };
-            let Some(rows) = reader.next()? else {
-                self.reader = None;
-                continue;
-            };
-            if let Some(batch) = self.restrict(&rows)? {
-                self.progress.add_read(batch.num_rows() as u64);
-                return Ok(Some(batch));
-            }
-        }
-    }
-
-    fn unsorted(&self) -> Error {
-        self.input.object().damaged("its rows are not in key order")
+    /// The keys of the first and of the last row of a row group.
+    fn copied_range(&self, input: usize, row_group: usize) -> Result<KeyRange> {
+        let file = &self.files[input].input;
+        let rows = row_count(file.footer().row_group(row_group)) as usize;
+        let key = |row: usize| -> Result<Key> {
+            let selection = RowSelection::from_consecutive_ranges(std::iter::once(row..row + 1), rows);
+            let read = file.read(row_group, Some(selection), self.table)?.next()?;
+            let read = read.ok_or_else(|| file.object().damaged("a row group has no rows"))?;
+            row_key(&self.table.core, &self.table.keys(&read.columns)?, 0)
+        };
+        Ok(KeyRange {
+            min: key(0)?,
+            max: key(rows.saturating_sub(1))?,
+        })
     }
 }

@@ -14,7 +14,7 @@
 //! | `sort_key`, `cut`, `sort`, `merge` | the order of rows |
 //! | `buffers`, `spill` | rows in memory and on disk until they are written |
 //! | `digest` | the row digest, frozen |
-//! | `writer`, `object_writer` | Parquet out, with checksum and key range |
+//! | `writer`, `ordered_file`, `parquet_file`, `object_writer`, `meter` | Parquet out, with checksum and key range |
 //! | [`generate`] | files to try things with |
 //! | `testing` | rows of simulated tables as Parquet, with feature `testing` |
 //! | `threads`, `cancel` | shared work, panics contained, work stopped |
@@ -42,10 +42,13 @@ mod ingest;
 mod input;
 mod leaf_merge;
 mod merge;
+mod meter;
 mod object_reader;
 mod object_writer;
+mod ordered_file;
 mod page_header;
 mod pages;
+mod parquet_file;
 mod pruning;
 mod sample;
 mod sort;
@@ -58,4 +61,4 @@ mod verify;
 mod writer;
 
 pub use engine::ParquetRowEngine;
-pub use options::EngineOptions;
+pub use options::{EngineOptions, FileLayout};

@@ -1,9 +1,9 @@
 //! Merges sorted sources of batches into one.
 //!
 //! A tree of losers holds each source's next row by its key prefix; equal prefixes are settled by whole keys, and
-//! equal keys by the sources' order, so a merge is stable. The winner is compared with the best of the others once
-//! and then runs on for as long as it stays ahead: sources that do not overlap pass through as slices, and
-//! interleaved ones cost one path of the tree a row.
+//! equal keys by the sources' order, so a merge is stable. A source that wins several times in a row is compared with
+//! the best of the others once and then runs on for as long as it stays ahead: sources that do not overlap pass
+//! through as slices, and interleaved ones cost one path of the tree a row.
 
 use std::collections::VecDeque;
 
@@ -17,11 +17,13 @@ use crate::{
 };
 
 /// An output batch has at most so many rows.
-const OUTPUT_ROWS: usize = 16 << 10;
+const OUTPUT_ROWS: usize = 4 << 10;
 /// An output batch has about so many bytes at most.
 const OUTPUT_BYTES: usize = 8 << 20;
+/// A source that has won so often in a row is taken to win some more.
+const STREAK: usize = 4;
 /// Runs of at least so many rows leave as slices of their batch.
-const LONG_RUN: usize = 4 << 10;
+const LONG_RUN: usize = 2 << 10;
 
 /// Batches in key order, none of them empty.
 pub(crate) trait SortedSource {
@@ -48,6 +50,10 @@ pub(crate) struct Merge<S> {
     cursors: Vec<Cursor<S>>,
     /// The loser of each inner node; node 0 holds the winner.
     tree: Vec<usize>,
+    /// The prefix of each source's next row; the largest at its end.
+    heads: Vec<u128>,
+    /// The source whose row was taken last, and how often in a row.
+    streak: (usize, usize),
     /// The batches that the output may name, the cursors' own among them.
     batches: Vec<RecordBatch>,
     /// The rows of the next output batch.
@@ -71,7 +77,7 @@ struct Cursor<S> {
 impl<S: SortedSource> Merge<S> {
     /// Merges `sources`, all of whose rows share the first `shared_bytes` bytes of their first key column.
     pub(crate) fn new(table: TableSchema, sources: Vec<S>, shared_bytes: usize) -> Result<Self> {
-        let cursors = sources
+        let cursors: Vec<_> = sources
             .into_iter()
             .map(|source| Cursor {
                 source,
@@ -84,8 +90,10 @@ impl<S: SortedSource> Merge<S> {
             .collect();
         let mut merge = Self {
             table,
+            heads: vec![u128::MAX; cursors.len()],
             cursors,
             tree: Vec::new(),
+            streak: (0, 0),
             batches: Vec::new(),
             picked: Vec::with_capacity(OUTPUT_ROWS),
             picked_bytes: 0,
@@ -106,7 +114,11 @@ impl<S: SortedSource> Merge<S> {
             if self.cursors[winner].keys.is_none() {
                 break;
             }
-            let run = self.run_length(winner);
+            let run = if self.is_on_a_streak(winner) {
+                self.run_length(winner)
+            } else {
+                1
+            };
             self.take(winner, run)?;
             self.replay(winner);
         }
@@ -114,6 +126,12 @@ impl<S: SortedSource> Merge<S> {
             self.flush()?;
         }
         Ok(self.ready.pop_front())
+    }
+
+    fn is_on_a_streak(&mut self, winner: usize) -> bool {
+        let (last, wins) = self.streak;
+        self.streak = (winner, if winner == last { wins + 1 } else { 0 });
+        self.streak.1 >= STREAK || self.cursors.len() == 1
     }
 
     /// How many rows the winner can give before another source's row comes.
@@ -167,6 +185,14 @@ impl<S: SortedSource> Merge<S> {
 
     /// Whether the next row of source `a` comes before that of source `b`; a source at its end is last.
     fn before(&self, a: usize, b: usize) -> bool {
+        match self.heads[a].cmp(&self.heads[b]) {
+            std::cmp::Ordering::Less => true,
+            std::cmp::Ordering::Greater => false,
+            std::cmp::Ordering::Equal => self.is_first_of_equals(a, b),
+        }
+    }
+
+    fn is_first_of_equals(&self, a: usize, b: usize) -> bool {
         match (&self.cursors[a].keys, &self.cursors[b].keys) {
             (Some(_), Some(_)) => self.beats(a, self.cursors[a].at, b),
             (Some(_), None) => true,
@@ -219,6 +245,7 @@ impl<S: SortedSource> Merge<S> {
         let is_whole = run == cursor.prefixes.len() && self.tree.len() == 1;
         cursor.at += run;
         let is_used_up = cursor.at == cursor.prefixes.len();
+        self.heads[source] = cursor.prefixes.get(cursor.at).copied().unwrap_or(u128::MAX);
         if run >= LONG_RUN || is_whole {
             let passing = self.batches[batch].slice(from, run);
             if is_used_up {
@@ -255,6 +282,7 @@ impl<S: SortedSource> Merge<S> {
         cursor.row_bytes = batch_bytes(&batch) / batch.num_rows().max(1) + 1;
         cursor.keys = Some(keys);
         cursor.at = 0;
+        self.heads[source] = cursor.prefixes.first().copied().unwrap_or(u128::MAX);
         cursor.batch = self.batches.len();
         self.batches.push(batch);
         Ok(())

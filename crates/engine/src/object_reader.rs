@@ -11,8 +11,8 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use dormouse_core::{Error, ErrorKind, Result};
-use futures::StreamExt;
+use crc_fast::{CrcAlgorithm, Digest};
+use dormouse_core::{Error, ErrorKind, Result, file::Checksum};
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, path::Path};
 use parquet::{
     errors::ParquetError,
@@ -23,12 +23,15 @@ use parquet::{
 };
 use tokio::runtime::Handle;
 
-use crate::page_header;
+use crate::{cancel::Cancel, page_header};
 
 /// A row group of at most so many bytes is fetched with one request.
 const WHOLE_ROW_GROUP_BYTES: u64 = 6 << 20;
 /// The windows of a row group's columns together hold about so many bytes.
 const ROW_GROUP_WINDOW_BYTES: u64 = 32 << 20;
+
+/// Bytes that are only looked at are fetched so many at a time.
+const SCAN_BYTES: u64 = 8 << 20;
 
 /// An input may have so many values in a column, however small it is.
 const INPUT_VALUES: i64 = 1 << 20;
@@ -141,18 +144,25 @@ impl RemoteObject {
         })
     }
 
-    /// Streams the whole object through `consume`, in order.
-    pub(crate) fn scan(&self, mut consume: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        if self.bytes == 0 {
-            return Ok(());
+    /// Checks a checksum of the whole object.
+    pub(crate) fn prove(&self, found: Checksum, expected: Checksum) -> Result<()> {
+        if found != expected {
+            return Err(self.damaged(format!("its checksum is {found}, not {expected}")));
         }
-        self.runtime.block_on(async {
-            let mut stream = self.get(0..self.bytes).await?.into_stream();
-            while let Some(piece) = stream.next().await {
-                consume(&piece.map_err(|error| self.failed(error))?)?;
-            }
-            Ok(())
-        })
+        Ok(())
+    }
+
+    /// The checksum of a range of bytes, read window by window.
+    pub(crate) fn checksum(&self, range: Range<u64>, cancel: &Cancel) -> Result<Checksum> {
+        let mut crc = Digest::new(CrcAlgorithm::Crc64Nvme);
+        let mut at = range.start;
+        while at < range.end {
+            cancel.check()?;
+            let until = range.end.min(at + SCAN_BYTES);
+            crc.update(&self.fetch(at..until)?);
+            at = until;
+        }
+        Ok(Checksum(crc.finalize()))
     }
 }
 

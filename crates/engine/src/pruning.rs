@@ -15,7 +15,8 @@ use parquet::arrow::arrow_reader::{RowSelection, RowSelector, statistics::Statis
 use crate::{
     cancel::contain,
     input::{Input, row_count},
-    sort_key::KeyColumn,
+    sort_key::{KeyColumn, Keys, row_key},
+    table::TableSchema,
 };
 
 /// The row groups that may have rows in the bounds.
@@ -37,6 +38,67 @@ pub(crate) fn row_groups(input: &Input, bounds: &KeyBounds) -> Result<Vec<usize>
             .filter(|group| touch.get(*group).copied().unwrap_or(true))
             .collect())
     })
+}
+
+/// The smallest and the largest value of the first key column in each row group, as far as is known.
+pub(crate) fn spans(input: &Input, table: &TableSchema) -> Result<Vec<Option<(KeyValue, KeyValue)>>> {
+    let groups = input.footer().row_groups();
+    guarded(input, || {
+        let unknown = || vec![None; groups.len()];
+        let Some(converter) = converter(input) else {
+            return Ok(unknown());
+        };
+        let (Ok(mins), Ok(maxes)) = (
+            converter.row_group_mins(groups),
+            converter.row_group_maxes(groups),
+        ) else {
+            return Ok(unknown());
+        };
+        let spans = values(&mins, table)?.into_iter().zip(values(&maxes, table)?);
+        Ok(spans.map(|(min, max)| min.zip(max)).collect())
+    })
+}
+
+/// Where the pages of the first key column begin: the smallest value of each, with its rows. Without a page index,
+/// nothing.
+pub(crate) fn page_starts(
+    input: &Input,
+    row_group: usize,
+    table: &TableSchema,
+) -> Result<Vec<(KeyValue, usize)>> {
+    let everything = KeyBounds::default();
+    let footer = input.footer();
+    guarded(input, || {
+        let (Some(converter), Some(column_index), Some(offset_index), Some(pages)) = (
+            converter(input),
+            footer.column_index(),
+            footer.offset_index(),
+            indexed_pages(input, row_group, &everything)?,
+        ) else {
+            return Ok(Vec::new());
+        };
+        let Ok(mins) = converter.data_page_mins(column_index, offset_index, &[row_group]) else {
+            return Ok(Vec::new());
+        };
+        let starts = values(&mins, table)?.into_iter().zip(pages);
+        Ok(starts
+            .filter_map(|(min, rows)| Some((min?, rows.len())))
+            .collect())
+    })
+}
+
+/// Values of the first key column.
+fn values(array: &ArrayRef, table: &TableSchema) -> Result<Vec<Option<KeyValue>>> {
+    let keys = Keys::new(std::slice::from_ref(array), 1)?;
+    (0..array.len())
+        .map(|row| {
+            if array.is_null(row) {
+                return Ok(None);
+            }
+            let key = row_key(&table.core, &keys, row)?;
+            Ok(key.0.into_iter().next())
+        })
+        .collect()
 }
 
 /// The rows of a row group between the first and the last page that may have rows in the bounds; none for all

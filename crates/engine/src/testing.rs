@@ -12,7 +12,15 @@ use dormouse_core::{
 };
 use parquet::arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder};
 
-use crate::{EngineOptions, ParquetRowEngine, arrow_schema::arrow_schema};
+use crate::{EngineOptions, FileLayout, ParquetRowEngine, arrow_schema::arrow_schema};
+
+/// Files of few rows have several row groups, and are merged in several pieces.
+const LAYOUT: FileLayout = FileLayout {
+    row_group_rows: 8,
+    page_rows: 4,
+    piece_bytes: 600,
+    copied_rows: 4,
+};
 
 /// How many bytes of rows an engine holds: few, so that jobs of some hundred rows spill.
 const MEMORY_BYTES: u64 = 1 << 20;
@@ -96,6 +104,7 @@ impl Rows for ParquetRows {
             memory_bytes: MEMORY_BYTES,
             threads: NonZeroUsize::MIN,
             spill_directory: self.spill.path().to_owned(),
+            layout: LAYOUT,
         };
         Arc::new(ParquetRowEngine::new(options, ids))
     }

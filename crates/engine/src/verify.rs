@@ -14,7 +14,6 @@ use crate::{
     columns::conform,
     digest::Digester,
     input::{Input, Rows},
-    leaf_merge::checksum_of,
     object_reader::{Origin, RemoteObject},
     sort_key::{Keys, row_key},
     table::TableSchema,
@@ -41,7 +40,7 @@ impl Verify {
             runtime: self.runtime.clone(),
         };
         let mut faults = Vec::new();
-        match checksum_of(&object, &self.cancel) {
+        match object.checksum(0..object.bytes, &self.cancel) {
             Ok(found) if found == spec.checksum => {}
             Ok(found) => faults.push(FileFault::new(
                 FaultKind::Bytes,

@@ -9,6 +9,7 @@ mod export;
 mod fixture;
 mod ingest;
 mod inputs;
+mod pieces;
 mod properties;
 mod sample;
 mod spilling;
