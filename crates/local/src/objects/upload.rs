@@ -59,6 +59,8 @@ impl MultipartUpload for Upload {
                     .map_err(|error| write_error(&location, error))?;
                 at += chunk.len() as u64;
             }
+            // The disk works while the rest is made, so that little is left to wait for at the end.
+            file.sync_data().map_err(|error| write_error(&location, error))?;
             written.fetch_add(at - start, Ordering::Relaxed);
             Ok(())
         }))
