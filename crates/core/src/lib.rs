@@ -27,6 +27,7 @@ pub mod message;
 pub mod partition;
 pub mod plan;
 pub mod ports;
+pub mod row_rules;
 pub mod schema;
 pub mod state;
 pub mod tables;

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::{
     collections::Collection,
-    config::TableSettings,
+    config::InstanceSettings,
     error::{Error, ErrorKind, Result},
     ids::{TableId, TableName},
     partition::Partition,
@@ -161,7 +161,8 @@ impl Tables {
         partitions: Vec<Partition>,
         properties: BTreeMap<String, String>,
     ) -> Result<TableInfo> {
-        TableSettings::check(&properties)?;
+        let settings = InstanceSettings::default().for_table(&properties)?;
+        settings.row_rules().check(&schema)?;
         let id = TableId::new(&self.ids.uuid().simple().to_string()[..8])?;
         let info = TableInfo {
             name,

@@ -197,6 +197,7 @@ async fn export(table: &str, leaf_count: u64, leaf: u64, times: u64) {
         schema: schema(),
         leaf: leaves(leaf_count).swap_remove(leaf as usize),
         inputs,
+        rules: None,
         output: store,
         output_path: ObjectPath::from("export.parquet"),
     };

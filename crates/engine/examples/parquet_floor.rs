@@ -114,6 +114,7 @@ async fn merge(output: &str, row_key: &str, sort_key: &str, files: &[&str]) {
             bounds: KeyBounds::default(),
         },
         inputs: inputs.collect(),
+        rules: None,
         output: store.clone(),
         output_path: path(output),
     };

@@ -12,6 +12,7 @@ use dormouse_core::{
         CompactionSpec, ExportSpec, ExportedFile, FileFault, Ids, IngestSpec, InputObject, KeySample,
         MergeInput, Progress, RowEngine, SampleSpec, VerifySpec,
     },
+    row_rules::RulesAt,
     schema::Schema,
 };
 use tokio::{
@@ -83,6 +84,7 @@ impl ParquetRowEngine {
         schema: Arc<Schema>,
         bounds: KeyBounds,
         inputs: Vec<MergeInput>,
+        rules: Option<RulesAt>,
         progress: Arc<Progress>,
     ) -> impl FnOnce(Handle, Cancel) -> LeafMerge + Send + 'static {
         let (threads, layout) = (self.options.threads, self.options.layout);
@@ -91,6 +93,7 @@ impl ParquetRowEngine {
             schema,
             bounds,
             inputs,
+            rules,
             progress,
             threads,
             layout,
@@ -174,7 +177,7 @@ impl RowEngine for ParquetRowEngine {
     }
 
     async fn export(&self, spec: ExportSpec, progress: Arc<Progress>) -> Result<ExportedFile> {
-        let merging = self.merging(spec.schema, spec.leaf.bounds, spec.inputs, progress);
+        let merging = self.merging(spec.schema, spec.leaf.bounds, spec.inputs, spec.rules, progress);
         let (store, path) = (spec.output, spec.output_path);
         off_runtime(move |runtime, cancel| {
             let merge = merging(runtime, cancel);
@@ -195,7 +198,7 @@ impl RowEngine for ParquetRowEngine {
 
     async fn compact(&self, spec: CompactionSpec, progress: Arc<Progress>) -> Result<Option<DataFile>> {
         let name = FileName::new(&spec.leaf.id, self.ids.uuid());
-        let merging = self.merging(spec.schema, spec.leaf.bounds, spec.inputs, progress);
+        let merging = self.merging(spec.schema, spec.leaf.bounds, spec.inputs, spec.rules, progress);
         let (store, path) = (spec.output, name.object_path(&spec.table));
         off_runtime(move |runtime, cancel| {
             let merge = merging(runtime, cancel);

@@ -21,6 +21,7 @@ use dormouse_core::{
     file::RowDigest,
     key::{Key, KeyBounds, KeyRange},
     ports::{MergeInput, Progress},
+    row_rules::RulesAt,
     schema::Schema,
 };
 use object_store::{ObjectStore, path::Path};
@@ -37,6 +38,7 @@ use crate::{
     ordered_file::{Append, OpenPiece, OrderedFile},
     parquet_file::{Encoder, OpenRowGroup, ParquetFile, parquet_columns},
     pruning,
+    rules::Rules,
     sort_key::{row_key, shared_bytes},
     spill::{MERGE_WIDTH, Run, RunReader, SpillDirectory},
     table::TableSchema,
@@ -56,6 +58,8 @@ pub(crate) struct LeafMerge {
     pub(crate) bounds: KeyBounds,
     /// In a fixed order: rows of equal keys keep it.
     pub(crate) inputs: Vec<MergeInput>,
+    /// The table's filters and aggregations.
+    pub(crate) rules: Option<RulesAt>,
     pub(crate) progress: Arc<Progress>,
     pub(crate) threads: NonZeroUsize,
     pub(crate) layout: FileLayout,
@@ -77,8 +81,11 @@ pub(crate) struct MergedLeaf {
 /// What one piece has encoded.
 struct WrittenPiece {
     piece: usize,
-    rows: u64,
-    digest: RowDigest,
+    /// The rows that were merged, and their digest.
+    merged: (u64, RowDigest),
+    /// What the table's rules made of them; none without rules.
+    ruled: Option<(u64, RowDigest)>,
+    /// Of the rows that were written.
     range: Option<KeyRange>,
 }
 
@@ -92,6 +99,10 @@ impl LeafMerge {
         let mut files = for_each(self.threads, self.inputs.len(), &self.cancel, |input| {
             MergeFile::open(&self.inputs[input], &table, &self.runtime, &self.cancel)
         })?;
+        let rules = match &self.rules {
+            Some(RulesAt { rules, at }) => Some(Rules::new(&table, rules, *at)?),
+            None => None,
+        };
         let pieces = self.plan(&files, &table)?;
         for piece in &pieces {
             if let Piece::Copy { input, .. } = piece {
@@ -103,6 +114,7 @@ impl LeafMerge {
             table: &table,
             files: &files,
             pieces: &pieces,
+            rules: rules.as_ref(),
         }
         .run(destination, or_empty)
     }
@@ -129,6 +141,11 @@ impl LeafMerge {
             .iter()
             .map(|file| row_groups(file, table, &columns))
             .collect::<Result<Vec<_>>>()?;
+        // What is copied passes no rule.
+        let inputs = match self.rules {
+            Some(_) => inputs.into_iter().map(never_copied).collect(),
+            None => inputs,
+        };
         pieces::plan(&self.bounds, &inputs, self.layout, |input, row_groups| {
             marks(&files[input], table, row_groups)
         })
@@ -155,6 +172,13 @@ fn row_groups(file: &MergeFile, table: &TableSchema, columns: &SchemaDescriptor)
         .collect())
 }
 
+fn never_copied(mut row_groups: Vec<RowGroup>) -> Vec<RowGroup> {
+    for group in &mut row_groups {
+        group.may_copy = false;
+    }
+    row_groups
+}
+
 /// Where the pages of some row groups of a file begin.
 fn marks(file: &MergeFile, table: &TableSchema, row_groups: Range<usize>) -> Result<Vec<Mark>> {
     let mut marks = Vec::new();
@@ -176,6 +200,7 @@ struct Job<'a> {
     table: &'a TableSchema,
     files: &'a [MergeFile],
     pieces: &'a [Piece],
+    rules: Option<&'a Rules>,
 }
 
 impl<'a> Job<'a> {
@@ -281,12 +306,11 @@ impl<'a> Job<'a> {
             (Some(lower), Some(upper)) => shared_bytes(lower, upper),
             _ => 0,
         };
-        let mut meter = Meter::new(self.table.clone());
         let files = 0..self.files.len();
-        if files.len() <= MERGE_WIDTH {
+        let (merged, written) = if files.len() <= MERGE_WIDTH {
             let sources = self.open(bounds, row_groups, files, tally)?;
             let merge = Merge::new(self.table.clone(), sources, shared)?;
-            self.encode(merge, &open, encoder, &mut meter)?;
+            self.encode(merge, &open, encoder)?
         } else {
             let Self { merge, table, .. } = self;
             let mut runs = Vec::with_capacity(files.len().div_ceil(MERGE_WIDTH));
@@ -298,19 +322,15 @@ impl<'a> Job<'a> {
             }
             let runs = merge.spill.narrow(table, runs, &merge.cancel)?;
             let sources: Vec<RunReader> = runs.iter().map(Run::open).collect::<Result<_>>()?;
-            self.encode(
-                Merge::new((*table).clone(), sources, shared)?,
-                &open,
-                encoder,
-                &mut meter,
-            )?;
-        }
+            let merge = Merge::new((*table).clone(), sources, shared)?;
+            self.encode(merge, &open, encoder)?
+        };
         open.finish()?;
         Ok(WrittenPiece {
             piece,
-            rows: meter.rows(),
-            digest: meter.digest(),
-            range: meter.range()?,
+            merged: (merged.rows(), merged.digest()),
+            ruled: written.as_ref().map(|written| (written.rows(), written.digest())),
+            range: written.unwrap_or(merged).range()?,
         })
     }
 
@@ -340,39 +360,48 @@ impl<'a> Job<'a> {
             .collect()
     }
 
+    /// Encodes what is merged, as the rules will have it. Answers what was merged and, where there are rules, what was
+    /// written.
     fn encode<S: SortedSource>(
         &self,
         mut merge: Merge<S>,
         open: &OpenPiece<'_, '_>,
         encoder: &Encoder,
-        meter: &mut Meter,
-    ) -> Result<()> {
-        let mut row_group: Option<OpenRowGroup> = None;
+    ) -> Result<(Meter, Option<Meter>)> {
+        let mut merged = Meter::new(self.table.clone());
+        let mut ruled = self
+            .rules
+            .map(|rules| (rules.apply(), Meter::new(self.table.clone())));
+        let mut output = PieceOutput {
+            open,
+            encoder,
+            progress: &self.merge.progress,
+            row_group: None,
+        };
         while let Some(batch) = merge.next()? {
             self.merge.cancel.check()?;
             if open.is_futile() {
-                return Ok(());
+                break;
             }
-            meter.add(&batch)?;
-            let mut from = 0;
-            while from < batch.num_rows() {
-                let mut group = match row_group.take() {
-                    Some(group) => group,
-                    None => encoder.begin()?,
-                };
-                from += group.write(&batch.slice(from, batch.num_rows() - from))?;
-                if group.is_full() {
-                    open.append(group.finish()?)?;
-                } else {
-                    row_group = Some(group);
+            merged.add(&batch)?;
+            match &mut ruled {
+                None => output.write(&batch)?,
+                Some((rules, written)) => {
+                    for batch in rules.push(batch)? {
+                        written.add(&batch)?;
+                        output.write(&batch)?;
+                    }
                 }
             }
-            self.merge.progress.add_written(batch.num_rows() as u64);
         }
-        match row_group {
-            Some(group) => open.append(group.finish()?),
-            None => Ok(()),
+        if let Some((rules, written)) = &mut ruled
+            && let Some(batch) = rules.finish()
+        {
+            written.add(&batch)?;
+            output.write(&batch)?;
         }
+        output.finish()?;
+        Ok((merged, ruled.map(|(_, written)| written)))
     }
 
     /// Checks what was read of each input against what the state knows, and what was encoded against all that was
@@ -389,16 +418,16 @@ impl<'a> Job<'a> {
                 total.1 + file.digest(&seen),
             );
         }
-        let encoded = (
-            written.iter().map(|piece| piece.rows).sum::<u64>(),
-            written.iter().map(|piece| piece.digest).sum::<RowDigest>(),
-        );
-        if encoded != decoded {
+        let merged = sum(written.iter().map(|piece| piece.merged));
+        if merged != decoded {
             self.find_damage()?;
             return Err(Error::internal(format!(
                 "{} rows with digest {} were written, but {} with digest {} were read",
-                encoded.0, encoded.1, decoded.0, decoded.1
+                merged.0, merged.1, decoded.0, decoded.1
             )));
+        }
+        if self.rules.is_some() {
+            total = sum(written.iter().filter_map(|piece| piece.ruled));
         }
         Ok(MergedLeaf {
             rows: total.0,
@@ -470,4 +499,46 @@ impl<'a> Job<'a> {
             max: key(rows.saturating_sub(1))?,
         })
     }
+}
+
+/// Where the batches of a piece go.
+struct PieceOutput<'a, 'f> {
+    open: &'a OpenPiece<'a, 'f>,
+    encoder: &'a Encoder,
+    progress: &'a Progress,
+    row_group: Option<OpenRowGroup>,
+}
+
+impl PieceOutput<'_, '_> {
+    fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        let mut from = 0;
+        while from < batch.num_rows() {
+            let mut group = match self.row_group.take() {
+                Some(group) => group,
+                None => self.encoder.begin()?,
+            };
+            from += group.write(&batch.slice(from, batch.num_rows() - from))?;
+            if group.is_full() {
+                self.open.append(group.finish()?)?;
+            } else {
+                self.row_group = Some(group);
+            }
+        }
+        self.progress.add_written(batch.num_rows() as u64);
+        Ok(())
+    }
+
+    fn finish(self) -> Result<()> {
+        match self.row_group {
+            Some(group) => self.open.append(group.finish()?),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Rows and digests, added up.
+fn sum(parts: impl Iterator<Item = (u64, RowDigest)>) -> (u64, RowDigest) {
+    parts.fold((0, RowDigest::default()), |sum, part| {
+        (sum.0 + part.0, sum.1 + part.1)
+    })
 }

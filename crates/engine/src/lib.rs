@@ -12,6 +12,7 @@
 //! | [`arrow_schema`], `table`, `columns` | core types and Arrow's; arrays brought into one form |
 //! | `input`, `footer`, `page_header`, `pages`, `thrift`, `object_reader`, `pruning` | untrusted Parquet, read in bounded windows, without what no bound needs |
 //! | `sort_key`, `cut`, `sort`, `merge` | the order of rows |
+//! | `rules` | a table's filters and aggregations |
 //! | `buffers`, `spill` | rows in memory and on disk until they are written |
 //! | `digest` | the row digest, frozen |
 //! | `writer`, `ordered_file`, `parquet_file`, `object_writer`, `meter` | Parquet out, with checksum and key range |
@@ -50,6 +51,7 @@ mod page_header;
 mod pages;
 mod parquet_file;
 mod pruning;
+mod rules;
 mod sample;
 mod sort;
 mod sort_key;

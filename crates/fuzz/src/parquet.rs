@@ -162,6 +162,7 @@ impl Run<'_> {
             schema: Arc::new(schema.clone()),
             leaf: leaves(&[]).remove(0),
             inputs,
+            rules: None,
             output: store.clone(),
             output_path: Path::from("export/out.parquet"),
         };

@@ -27,6 +27,10 @@ pub enum Kind {
     Word(&'static [&'static str]),
     /// Directories, separated by commas.
     Directories,
+    /// Filters, see [`row_rules`](crate::row_rules).
+    Filters,
+    /// Aggregations, see [`row_rules`](crate::row_rules).
+    Aggregations,
 }
 
 /// A property.
@@ -106,6 +110,13 @@ properties! {
     FILE_TARGET = "table.ingest.file.target.bytes", Table, Kind::Bytes, "8M",
         "Ingest puts the rows of consecutive leaves into one file until it holds so many bytes, as they are in \
          memory. Jobs with more than that for a leaf give it a file of its own.";
+    FILTERS = "table.filters", Table, Kind::Filters, "",
+        "Which rows count, such as `ageOff(timestamp,86400000)`: rows whose time is so many milliseconds ago are \
+         dropped by compactions, and left out of exports.";
+    AGGREGATIONS = "table.aggregations", Table, Kind::Aggregations, "",
+        "What compactions and exports make of rows with the same row key and sort key, such as \
+         `sum(count),max(last)`: `sum`, `min` and `max` of numbers, `map_sum`, `map_min` and `map_max` of maps of \
+         numbers, for every value column.";
     COMPACTION_STRATEGY = "table.compaction.strategy", Table, Kind::Word(&["size_ratio", "basic"]), "size_ratio",
         "Which files of a leaf are merged. `size_ratio`: those of about one size. `basic`: as many as a job takes, \
          the smallest first.";
@@ -143,10 +154,14 @@ pub fn reference_page() -> String {
             "\n## {title}\n\n| Key | Default | What it does |\n|---|---|---|\n"
         );
         for property in PROPERTIES.iter().filter(|property| property.scope == scope) {
+            let default = match property.default {
+                "" => "none".to_owned(),
+                default => format!("`{default}`"),
+            };
             let _ = writeln!(
                 page,
-                "| `dormouse.{}` | `{}` | {} |",
-                property.name, property.default, property.doc
+                "| `dormouse.{}` | {default} | {} |",
+                property.name, property.doc
             );
         }
     }

@@ -6,6 +6,7 @@ use super::properties::{self as keys, Kind, PROPERTIES, Property, Scope};
 use crate::{
     error::{Error, Result},
     plan::compaction::Policy,
+    row_rules::RowRules,
 };
 
 /// How a table's commits reach its log.
@@ -84,11 +85,21 @@ fn check(property: &Property, value: &str) -> Result<()> {
             .ok_or_else(|| wrong("a number that is not negative")),
         Kind::Word(words) if words.contains(&value) => Ok(()),
         Kind::Word(words) => Err(wrong(&format!("one of {}", words.join(", ")))),
+        Kind::Filters => RowRules::parse(value, "")
+            .map(|_| ())
+            .map_err(|error| not_rules(property, error)),
+        Kind::Aggregations => RowRules::parse("", value)
+            .map(|_| ())
+            .map_err(|error| not_rules(property, error)),
         Kind::Directories => match value.split(',').find(|path| !path.trim().starts_with('/')) {
             Some(_) if !value.is_empty() => Err(wrong("absolute paths, separated by commas")),
             _ => Ok(()),
         },
     }
+}
+
+fn not_rules(property: &Property, error: Error) -> Error {
+    error.context(format!("property \"dormouse.{}\" is wrong", property.name))
 }
 
 fn parse_number(value: &str) -> Option<f64> {
@@ -312,6 +323,13 @@ impl TableSettings {
                 files,
             },
         }
+    }
+
+    /// Which rows count, and which become one.
+    pub fn row_rules(&self) -> RowRules {
+        let [filters, aggregations] =
+            [&keys::FILTERS, &keys::AGGREGATIONS].map(|property| value(&self.values, property));
+        RowRules::parse(filters, aggregations).unwrap_or_default()
     }
 
     /// How commits reach the log.

@@ -12,14 +12,17 @@ use crate::{
     ids::{ExportId, FileName, PinId, SubExportId, TableId, TransactionNumber},
     key::{Key, KeyRange},
     partition::Leaf,
+    row_rules::RulesAt,
     schema::Schema,
     state::TableState,
     time::Timestamp,
     tracker::ExportPart,
 };
 
-/// The version of the plan and manifest formats that this code writes.
-const VERSION: u32 = 1;
+/// The latest version of the plan's format: 2 has rules. Plans without rules stay at version 1.
+const VERSION: u32 = 2;
+/// The version of the manifest's format.
+const MANIFEST_VERSION: u32 = 1;
 
 /// Everything that an export will do. Stored once, at [`ExportPlan::path`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +43,9 @@ pub struct ExportPlan {
     pub pin: PinId,
     /// The table's columns.
     pub schema: Arc<Schema>,
+    /// The table's filters and aggregations, at the time of the plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rules: Option<RulesAt>,
     /// The parts, in key order: one for each leaf that files refer to.
     pub sub_exports: Vec<SubExport>,
 }
@@ -101,7 +107,13 @@ impl ExportPlan {
     ///
     /// # Errors
     /// `NotFound` when the state has no schema: the table was never created.
-    pub fn new(table: (&TableId, &str), export: &ExportId, pin: PinId, state: &TableState) -> Result<Self> {
+    pub fn new(
+        table: (&TableId, &str),
+        export: &ExportId,
+        pin: PinId,
+        state: &TableState,
+        rules: Option<RulesAt>,
+    ) -> Result<Self> {
         let (table_id, table_name) = table;
         let schema = state
             .schema()
@@ -116,11 +128,13 @@ impl ExportPlan {
             }
             let id = Uuid::new_v5(&namespace, leaf.id.as_str().as_bytes()).to_string();
             let copy = match references.as_slice() {
-                [one] if one.is_whole_file() => one.exact().map(|(rows, digest)| PlannedCopy {
-                    rows,
-                    digest,
-                    range: one.range().clone(),
-                }),
+                [one] if one.is_whole_file() && rules.is_none() => {
+                    one.exact().map(|(rows, digest)| PlannedCopy {
+                        rows,
+                        digest,
+                        range: one.range().clone(),
+                    })
+                }
                 _ => None,
             };
             let files = references
@@ -140,7 +154,7 @@ impl ExportPlan {
             });
         }
         Ok(Self {
-            version: VERSION,
+            version: if rules.is_some() { VERSION } else { 1 },
             table_id: table_id.clone(),
             table_name: table_name.to_owned(),
             export_id: export.clone(),
@@ -148,6 +162,7 @@ impl ExportPlan {
             at: state.at(),
             pin,
             schema,
+            rules,
             sub_exports,
         })
     }
@@ -244,7 +259,7 @@ impl ExportPlan {
             })
             .collect::<Option<Vec<_>>>()?;
         Some(Manifest {
-            version: VERSION,
+            version: MANIFEST_VERSION,
             table_id: self.table_id.clone(),
             table_name: self.table_name.clone(),
             export_id: self.export_id.clone(),

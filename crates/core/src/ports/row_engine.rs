@@ -17,6 +17,7 @@ use crate::{
     ids::TableId,
     key::{Key, KeyRange},
     partition::Leaf,
+    row_rules::RulesAt,
     schema::Schema,
 };
 
@@ -38,7 +39,7 @@ pub trait RowEngine: Debug + Send + Sync {
     /// Merges the rows of one leaf from sorted files into one sorted file, written over whatever is at the
     /// output path. The same inputs give the same bytes.
     ///
-    /// A leaf without rows gives a file without rows.
+    /// A leaf without rows, or none that the rules let pass, gives a file without rows.
     ///
     /// # Errors
     /// `Corrupt` when an input's bytes, rows or digest are not what the state says.
@@ -46,7 +47,7 @@ pub trait RowEngine: Debug + Send + Sync {
 
     /// Merges the rows of one leaf from sorted files into one new data file; none when no row is left.
     ///
-    /// Every row of the leaf in every input is in the file, or the call fails.
+    /// Every row of the leaf in every input is in the file, as the rules will have it, or the call fails.
     ///
     /// # Errors
     /// `Corrupt` when an input's bytes, rows or digest are not what the state says.
@@ -108,6 +109,8 @@ pub struct ExportSpec {
     pub leaf: Leaf,
     /// Data files in a fixed order: rows of equal keys keep it.
     pub inputs: Vec<MergeInput>,
+    /// The table's filters and aggregations.
+    pub rules: Option<RulesAt>,
     /// Where to write.
     pub output: Arc<dyn ObjectStore>,
     /// The object to write.
@@ -125,6 +128,8 @@ pub struct CompactionSpec {
     pub leaf: Leaf,
     /// Data files in a fixed order: rows of equal keys keep it.
     pub inputs: Vec<MergeInput>,
+    /// The table's filters and aggregations.
+    pub rules: Option<RulesAt>,
     /// Where to write: the table-data bucket.
     pub output: Arc<dyn ObjectStore>,
 }

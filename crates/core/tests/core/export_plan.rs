@@ -13,7 +13,7 @@ fn plan() -> ExportPlan {
     fold.ok(added("job-1", &[file("left", &[(1, 50, 3)])]));
     fold.ok(added("job-2", &[file("both", &[(2, 99, 4), (100, 300, 5)])]));
     let export = ExportId::new("export-1").unwrap();
-    ExportPlan::new((&table(), "events"), &export, pin("pin-1"), &fold.state).unwrap()
+    ExportPlan::new((&table(), "events"), &export, pin("pin-1"), &fold.state, None).unwrap()
 }
 
 #[test]

@@ -291,7 +291,14 @@ fn objects_that_a_state_needs_are_missed_and_those_that_none_knows_are_orphans()
 fn export() -> (ExportPlan, Manifest, BTreeMap<String, u64>) {
     let (_, states) = sample();
     let export = ExportId::new("e1").unwrap();
-    let plan = ExportPlan::new((&table(), "events"), &export, pin("p"), states.last().unwrap()).unwrap();
+    let plan = ExportPlan::new(
+        (&table(), "events"),
+        &export,
+        pin("p"),
+        states.last().unwrap(),
+        None,
+    )
+    .unwrap();
     let parts: Vec<ExportPart> = plan
         .sub_exports
         .iter()

@@ -281,7 +281,14 @@ impl SplitModel {
         }
         let export = ExportId::new("export").unwrap();
         let pin = PinId::new("pin").unwrap();
-        let plan = ExportPlan::new((&crate::world::table(), "table"), &export, pin, &table.state).unwrap();
+        let plan = ExportPlan::new(
+            (&crate::world::table(), "table"),
+            &export,
+            pin,
+            &table.state,
+            None,
+        )
+        .unwrap();
         let mut rows = vec![];
         for part in &plan.sub_exports {
             for planned in &part.files {

@@ -33,6 +33,7 @@ async fn compact(fixture: &Fixture, leaf: usize, inputs: &[MergeInput]) -> Resul
         schema: fixture.schema.clone(),
         leaf: fixture.leaves[leaf].clone(),
         inputs: inputs.to_vec(),
+        rules: None,
         output: fixture.store.clone(),
     };
     let progress = Arc::new(Progress::default());

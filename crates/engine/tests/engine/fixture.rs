@@ -237,6 +237,7 @@ impl Fixture {
             schema: self.schema.clone(),
             leaf: self.leaves[leaf].clone(),
             inputs,
+            rules: None,
             output: self.store.clone(),
             output_path: Path::from("export/out.parquet"),
         }

@@ -11,6 +11,7 @@ mod ingest;
 mod inputs;
 mod pieces;
 mod properties;
+mod rules;
 mod sample;
 mod spilling;
 mod verify;

@@ -196,6 +196,7 @@ fn plan() -> ExportPlan {
         &export,
         PinId::new("pin-1").unwrap(),
         &state(),
+        None,
     )
     .unwrap()
 }

@@ -179,11 +179,13 @@ impl CompactionWorker {
             .schema()
             .cloned()
             .ok_or_else(|| Error::not_found(format!("table {} has no schema", table.name)))?;
+        let rules = self.services.table_settings(table)?.row_rules();
         Ok(CompactionSpec {
             table: table.id.clone(),
             schema,
             leaf,
             inputs,
+            rules: rules.at(self.services.ports.clock.now()),
             output: self.services.data.clone(),
         })
     }

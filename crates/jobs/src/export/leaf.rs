@@ -138,6 +138,7 @@ impl ExportLeafWorker {
             schema: plan.schema.clone(),
             leaf: planned.leaf.clone(),
             inputs,
+            rules: plan.rules.clone(),
             output: services.exports.clone(),
             output_path: plan.part_path(&planned.id),
         };

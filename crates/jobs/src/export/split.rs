@@ -140,8 +140,11 @@ impl ExportSplitter {
     ) -> Result<Arc<ExportPlan>> {
         let services = &self.services;
         let pin = PinId::new(format!("{}{run}", pin_prefix(&table.id, export)))?;
-        let plan = ExportPlan::new((&table.id, table.name.as_str()), export, pin.clone(), state)?;
-        let until = services.ports.clock.now().plus(services.settings.export_pin());
+        let now = services.ports.clock.now();
+        let rules = services.table_settings(table)?.row_rules().at(now);
+        let name = (&table.id, table.name.as_str());
+        let plan = ExportPlan::new(name, export, pin.clone(), state, rules)?;
+        let until = now.plus(services.settings.export_pin());
         let record = Record::PinTaken {
             pin: pin.clone(),
             transaction: state.transaction(),

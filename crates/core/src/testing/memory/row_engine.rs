@@ -22,6 +22,7 @@ use crate::{
         CompactionSpec, ExportSpec, ExportedFile, FaultKind, FileFault, Ids, IngestSpec, InputObject,
         KeySample, MergeInput, Progress, RowEngine, SampleSpec, VerifySpec,
     },
+    row_rules::RulesAt,
     schema::{Column, DataType, Schema},
 };
 
@@ -286,6 +287,16 @@ async fn merged(inputs: &[MergeInput], leaf: &Leaf, progress: &Progress) -> Resu
     Ok(rows)
 }
 
+/// What rules make of rows is the business of the engine that is real.
+fn refuse_rules(rules: Option<&RulesAt>) -> Result<()> {
+    match rules {
+        Some(_) => Err(Error::internal(
+            "the row engine in memory knows no filters and aggregations",
+        )),
+        None => Ok(()),
+    }
+}
+
 #[async_trait]
 impl RowEngine for MemoryRowEngine {
     async fn ingest(&self, spec: IngestSpec, progress: Arc<Progress>) -> Result<Vec<DataFile>> {
@@ -334,6 +345,7 @@ impl RowEngine for MemoryRowEngine {
 
     async fn export(&self, spec: ExportSpec, progress: Arc<Progress>) -> Result<ExportedFile> {
         self.at(EngineStep::Export(spec.output_path.clone())).await?;
+        refuse_rules(spec.rules.as_ref())?;
         let rows = merged(&spec.inputs, &spec.leaf, &progress).await?;
         let body = Self::encode(&rows);
         spec.output.put(&spec.output_path, body.clone().into()).await?;
@@ -351,6 +363,7 @@ impl RowEngine for MemoryRowEngine {
     async fn compact(&self, spec: CompactionSpec, progress: Arc<Progress>) -> Result<Option<DataFile>> {
         let partition = &spec.leaf.id;
         self.at(EngineStep::Compact(partition.clone())).await?;
+        refuse_rules(spec.rules.as_ref())?;
         let rows = merged(&spec.inputs, &spec.leaf, &progress).await?;
         let file = match part_of(&rows) {
             None => None,
@@ -517,6 +530,7 @@ mod tests {
                 checksum: file.checksum,
                 exact,
             }],
+            rules: None,
             output: spec.output.clone(),
             output_path: Path::from("out"),
         }
