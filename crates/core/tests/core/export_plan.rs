@@ -67,11 +67,11 @@ fn parts_are_named_by_export_and_leaf_alone() {
 fn a_plan_of_a_newer_program_says_so() {
     let bytes = plan().encode().unwrap();
     let mut stored: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
-    stored["version"] = 2.into();
+    stored["version"] = 3.into();
     let error = ExportPlan::decode(stored.to_string().as_bytes()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "an export plan has version 2; this program reads up to 1"
+        "an export plan has version 3; this program reads up to 2"
     );
 }
 
