@@ -134,6 +134,38 @@ def test_splitting_by_the_second_column_and_not_at_all(instance: Instance) -> No
     assert len(instance.json("split", "same")) == 1, "it has grown twofold"
 
 
+def test_restoring_what_a_table_was(make_instance: Make) -> None:
+    """A past state is made current, through compactions and splits since; the state before comes back the same way."""
+    instance = make_instance(table_gc_delay_minutes="0")
+    instance.create_table("events", SCHEMA, table_partition_splitting_threshold="300")
+    files = [instance.parquet(f"{n}.parquet", rows(f"job-{n}", 500)) for n in range(3)]
+    instance.ingest("events", files[0], job="job-0")
+    instance.ingest("events", files[1], job="job-1")
+    good = instance.json("status", "events")["transaction"]
+    instance.ingest("events", files[2], job="job-2")
+    instance.json("compact", "events", "--all", "--wait")
+    assert len(instance.json("split", "events")) == 1
+    instance.json("compact", "events", "--all", "--wait")
+
+    assert "not confirmed" in instance.run("table", "restore", "events", "--as-of", str(good), code=2).stderr
+    restored = instance.json("table", "restore", "events", "--as-of", str(good), "--yes")
+    assert (restored["of"], restored["rows"], restored["files"]) == (good, 1000, 2)
+    assert_same_rows(relation(files[:2]), instance.export("events").relation)
+    instance.run("doctor", "events", "--deep")
+    instance.ingest("events", files[2], job="job-2")
+    assert_same_rows(relation(files[:2]), instance.export("events").relation)
+    instance.ingest("events", files[2], job="job-3")
+    assert_same_rows(relation(files), instance.export("events").relation)
+
+    instance.run("table", "restore", "events", "--as-of", str(restored["transaction"] - 1), "--yes")
+    assert_same_rows(relation(files), instance.export("events").relation)
+    instance.json("compact", "events", "--all", "--wait")
+    assert instance.sweep() > 0
+    instance.run("doctor", "events", "--deep")
+    for state in (good, 100_000):
+        assert "is not kept" in instance.run("table", "restore", "events", "--as-of", str(state), "--yes", code=3).stderr
+
+
 def test_kills_while_a_table_is_kept_in_shape(make_instance: Make) -> None:
     """Whatever is killed while files are merged, leaves split and garbage collected, every row is there once."""
     dice = seeds(2)

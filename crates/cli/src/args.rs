@@ -156,6 +156,17 @@ pub(crate) enum TableCommand {
         #[arg(long)]
         yes: bool,
     },
+    /// Makes a past state of a table current; `--as-of` the transaction before brings back what was there.
+    #[command(after_help = "Example:\n  dormouse table restore events --as-of 2026-11-20T09:30:00Z")]
+    Restore {
+        table: TableName,
+        /// The table as it was: a transaction number or a time such as 2026-11-20T09:30:00Z.
+        #[arg(long, value_name = "STATE")]
+        as_of: String,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+    },
     /// Gives a table another name.
     Rename { table: TableName, to: TableName },
     /// Lets schedules work on a table again.

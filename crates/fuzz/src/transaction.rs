@@ -10,7 +10,11 @@ use dormouse_core::{
     partition::{Partition, tree_from_split_points},
     schema::{Column, DataType, Schema},
     state::{
-        Commit, CommitId, Outcome, Record, TableState, invariants, log::Entry, snapshot, transaction::Split,
+        Commit, CommitId, Outcome, Record, TableState, invariants,
+        log::Entry,
+        snapshot,
+        table_state::Extent,
+        transaction::{RestoredFile, RestoredReference, Split},
     },
     time::Timestamp,
 };
@@ -272,6 +276,25 @@ impl Maker<'_> {
         (0..count).map(|_| self.file()).collect()
     }
 
+    /// What the state has, mostly, or what no state ever had.
+    fn restored(&mut self) -> Vec<RestoredFile> {
+        let mut files = self.state.to_restore();
+        files.truncate(self.source.below(4));
+        if self.source.byte() < 64 {
+            let file = self.file();
+            let extent = if self.source.byte() & 1 == 0 {
+                Extent::Part(self.source.below(4) as u32)
+            } else {
+                let (range, rows) = (self.range(), self.rows());
+                Extent::Share { range, rows }
+            };
+            let partition = self.leaf();
+            let references = vec![RestoredReference { partition, extent }];
+            files.push(RestoredFile { file, references });
+        }
+        files
+    }
+
     fn new_name(&mut self) -> FileName {
         name(self.source.below(24))
     }
@@ -411,7 +434,7 @@ impl Maker<'_> {
     }
 
     fn record(&mut self) -> Record {
-        match self.source.below(22) {
+        match self.source.below(23) {
             0 => self.created(),
             1 | 2 => Record::PartitionSplit(self.split(0)),
             3 => Record::PartitionTreeExtended {
@@ -465,6 +488,10 @@ impl Maker<'_> {
                 floor: self.transaction(),
             },
             20 => Record::TableCleared,
+            21 => Record::TableRestored {
+                of: self.transaction(),
+                files: self.restored(),
+            },
             _ if self.source.byte() < 64 => Record::TableDeleted,
             _ => Record::PartitionSplit(self.split(0)),
         }

@@ -27,6 +27,7 @@ pub mod export;
 pub mod garbage;
 pub mod ingest;
 pub mod repair;
+pub mod restore;
 mod run;
 pub mod schedule;
 pub mod services;

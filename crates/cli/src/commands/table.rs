@@ -4,14 +4,15 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use dormouse_core::{
     Error, Result,
-    ids::PartitionId,
+    ids::{PartitionId, TableName},
     key::{Bytes, Key, KeyValue},
-    message::Location,
+    message::{Location, export::parse_as_of},
     partition::tree_from_split_points,
     ports::InputObject,
     schema::{Column as SchemaColumn, DataType, Schema, from_sleeper_json},
     tables::TableInfo,
 };
+use dormouse_jobs::restore;
 use object_store::ObjectStoreExt;
 use serde::Serialize;
 
@@ -37,12 +38,36 @@ pub(super) async fn run(context: &Context, command: TableCommand) -> Result<()> 
             }
             print(context, &tables.delete(&table).await?, "deleted")
         }
+        TableCommand::Restore { table, as_of, yes } => restore(context, &table, &as_of, yes).await,
         TableCommand::Rename { table, to } => print(context, &tables.rename(&table, &to).await?, "renamed"),
         TableCommand::Online { table } => print(context, &tables.set_online(&table, true).await?, "online"),
         TableCommand::Offline { table } => {
             print(context, &tables.set_online(&table, false).await?, "offline")
         }
     }
+}
+
+async fn restore(context: &Context, name: &TableName, as_of: &str, yes: bool) -> Result<()> {
+    let services = &context.instance.services;
+    let as_of = parse_as_of(as_of)?;
+    let info = services.tables.named(name).await?;
+    if !yes && !confirmed(&format!("make a past state of table \"{}\" current?", info.name))? {
+        return Err(Error::invalid("not confirmed; --yes restores without asking"));
+    }
+    let restored = restore::restore(services, &info, as_of).await?;
+    context.printer.value(&restored, |restored| {
+        format!(
+            "table \"{name}\" is as it was at transaction {} ({}): {} rows in {} files, {} rows before\n\
+             transaction {} did it; --as-of {} is what was there",
+            restored.of,
+            restored.as_of,
+            printer::count(restored.rows),
+            printer::count(restored.files),
+            printer::count(restored.rows_before),
+            restored.transaction,
+            restored.transaction.0.saturating_sub(1),
+        )
+    })
 }
 
 fn print(context: &Context, info: &TableInfo, done: &str) -> Result<()> {
@@ -106,7 +131,7 @@ async fn create(context: &Context, args: TableCreateArgs) -> Result<TableInfo> {
 /// Makes a table whose leaves are cut at these points.
 pub(super) async fn create_table(
     context: &Context,
-    name: dormouse_core::ids::TableName,
+    name: TableName,
     schema: Schema,
     points: &[Key],
     properties: BTreeMap<String, String>,

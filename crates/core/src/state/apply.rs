@@ -12,13 +12,15 @@
 //!   in time, and a job that was sent before the mark is refused: it may have committed;
 //! * the state itself, for records that say what is to be so: a split names its children, a table is deleted.
 //!
-//! Clearing a table is none of these, so the ids of clearings are kept as long as the ledger keeps jobs.
+//! Clearing a table is none of these, nor is restoring one, so the ids of both are kept as long as the ledger keeps
+//! jobs.
 
 mod compaction;
 mod files;
 mod garbage;
 mod partitions;
 mod pins;
+mod restore;
 
 use std::slice;
 
@@ -164,7 +166,7 @@ impl TableState {
     }
 
     fn remember(&mut self, commit: &Commit) {
-        if commit.record == Record::TableCleared {
+        if matches!(commit.record, Record::TableCleared | Record::TableRestored { .. }) {
             self.clearings
                 .insert(commit.id.clone(), (self.at, self.transaction));
             self.clearings_by_age.insert((self.at, commit.id.clone()));
@@ -242,6 +244,7 @@ impl TableState {
                 self.drop_all_references();
                 Ok(Effect::Changed)
             }
+            Record::TableRestored { of, files } => self.restore(*of, files),
             Record::TableDeleted => {
                 self.drop_all_references();
                 self.status = TableStatus::Deleted;

@@ -92,7 +92,7 @@ pub struct TableState {
     /// Jobs that were sent up to this time may have been forgotten.
     pub(super) forgotten: Timestamp,
     pub(super) pins: OrdMap<PinId, Pin>,
-    /// When the table was cleared, and by which transaction.
+    /// When the table was cleared or restored, and by which transaction.
     pub(super) clearings: OrdMap<CommitId, (Timestamp, TransactionNumber)>,
     pub(super) clearings_by_age: OrdSet<(Timestamp, CommitId)>,
     /// The oldest transaction whose files are all there.
@@ -120,12 +120,17 @@ pub struct Reference {
 }
 
 /// Which of a file's rows a reference is about.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) enum Extent {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Extent {
     /// A part as the writer cut it.
     Part(u32),
     /// The share of one or more parts that is in the leaf since it split, with the rows estimated.
-    Share { range: KeyRange, rows: u64 },
+    Share {
+        /// Between which keys they are.
+        range: KeyRange,
+        /// About how many there are.
+        rows: u64,
+    },
 }
 
 impl Reference {

@@ -7,7 +7,7 @@ use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::table_state::Kept;
+use super::table_state::{Extent, Kept};
 use crate::{
     file::DataFile,
     ids::{FileName, JobId, PartitionId, PinId, RunId, TransactionNumber},
@@ -157,6 +157,14 @@ pub enum Record {
     },
     /// The table has no rows. Its partitions stay.
     TableCleared,
+    /// The table's rows are those of a past state again; its partitions stay as they are now. Refused when one of
+    /// that state's files may be gone.
+    TableRestored {
+        /// The past state.
+        of: TransactionNumber,
+        /// All its files, from [`TableState::to_restore`](super::TableState::to_restore).
+        files: Vec<RestoredFile>,
+    },
     /// A leaf over the threshold was looked at, and is not to be split. Refused when it is not a leaf.
     LeafKept {
         /// The leaf.
@@ -184,10 +192,29 @@ impl Record {
             Self::PinReleased { .. } => "pin_released",
             Self::HistoryTruncated { .. } => "history_truncated",
             Self::TableCleared => "table_cleared",
+            Self::TableRestored { .. } => "table_restored",
             Self::LeafKept { .. } => "leaf_kept",
             Self::TableDeleted => "table_deleted",
         }
     }
+}
+
+/// A file of a past state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoredFile {
+    /// The file.
+    pub file: Arc<DataFile>,
+    /// Where it was referred to.
+    pub references: Vec<RestoredReference>,
+}
+
+/// Where a past state referred to a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoredReference {
+    /// What was a leaf then.
+    pub partition: PartitionId,
+    /// Which of the file's rows.
+    pub extent: Extent,
 }
 
 /// How a leaf becomes the parent of two.

@@ -14,7 +14,8 @@ use dormouse_core::{
         Commit, CommitId, KeptBecause, Record, TableState, invariants,
         log::{self, Entry},
         snapshot,
-        table_state::EntryHash,
+        table_state::{EntryHash, Extent},
+        transaction::{RestoredFile, RestoredReference},
     },
 };
 
@@ -92,6 +93,28 @@ fn records() -> Vec<Record> {
         released("pin-1"),
         truncated(3),
         Record::TableCleared,
+        Record::TableRestored {
+            of: TransactionNumber(6),
+            files: vec![RestoredFile {
+                file: file("a", &[(1, 2, 3), (5, 6, 7)]),
+                references: vec![
+                    RestoredReference {
+                        partition: id("l"),
+                        extent: Extent::Part(1),
+                    },
+                    RestoredReference {
+                        partition: id("r"),
+                        extent: Extent::Share {
+                            range: KeyRange {
+                                min: key(5),
+                                max: key(6),
+                            },
+                            rows: 4,
+                        },
+                    },
+                ],
+            }],
+        },
         kept("root", 8, KeptBecause::OneKey { key: whole(3) }),
         Record::TableDeleted,
     ]

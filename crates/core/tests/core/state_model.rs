@@ -11,7 +11,11 @@ use dormouse_core::{
     file::{Checksum, DataFile, FilePart, RowDigest},
     ids::{FileName, PartitionId, TransactionNumber},
     key::{KeyRange, KeyValue},
-    state::{Kept, KeptBecause, Outcome, Record, TableState, invariants, transaction::Split},
+    state::{
+        Kept, KeptBecause, Outcome, Record, TableState, invariants,
+        table_state::Extent,
+        transaction::{RestoredFile, RestoredReference, Split},
+    },
     time::Timestamp,
 };
 use proptest::prelude::*;
@@ -83,6 +87,9 @@ enum Op {
         rows: u64,
     },
     Clear,
+    Restore {
+        back: usize,
+    },
     Drop,
     Wait {
         millis: i64,
@@ -125,6 +132,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0..8_u64).prop_map(|back| Op::Truncate { back }),
         2 => (0..4_usize, 0..3_u64).prop_map(|(leaf, rows)| Op::Keep { leaf, rows }),
         1 => Just(Op::Clear),
+        3 => (0..12_usize).prop_map(|back| Op::Restore { back }),
         1 => prop::bool::weighted(0.1).prop_map(|drop| if drop { Op::Drop } else { Op::Clear }),
         6 => prop_oneof![Just(HOUR), Just(DAY), Just(20 * DAY), -DAY..2 * DAY].prop_map(|millis| Op::Wait { millis }),
         4 => any::<usize>().prop_map(|commit| Op::Again { commit }),
@@ -168,8 +176,16 @@ struct Model {
     pins: BTreeMap<String, (u64, i64)>,
     retained: u64,
     floor: u64,
-    /// Requests that took effect: when, and those that clear by time too.
+    /// Requests that took effect: when, and those that clear or restore by time too.
     seen: BTreeMap<String, (u64, Option<i64>)>,
+    past: BTreeMap<u64, Past>,
+}
+
+/// What a state of the past had.
+#[derive(Clone, Debug, PartialEq)]
+struct Past {
+    references: BTreeMap<(String, FileName), (i32, i32)>,
+    rows: BTreeSet<Row>,
 }
 
 impl Model {
@@ -294,6 +310,23 @@ impl Model {
         Ok(())
     }
 
+    /// The leaves below a partition that have keys of a range.
+    fn below(&self, partition: &str, range: (i32, i32)) -> Vec<String> {
+        match self.splits.iter().find(|split| split.0 == partition) {
+            None => vec![partition.to_owned()],
+            Some((_, point, left, right)) => {
+                let mut found = Vec::new();
+                if range.0 < *point {
+                    found.extend(self.below(left, range));
+                }
+                if range.1 >= *point {
+                    found.extend(self.below(right, range));
+                }
+                found
+            }
+        }
+    }
+
     fn check_inputs(&self, leaf: &PartitionId, inputs: &[FileName]) -> Result<(), ErrorKind> {
         if inputs.is_empty() {
             return Err(ErrorKind::Invalid);
@@ -335,10 +368,14 @@ impl Model {
             // A request that found everything so already is not remembered.
             let always = matches!(
                 record,
-                Record::CompactionAssigned { .. } | Record::PinTaken { .. } | Record::TableCleared
+                Record::CompactionAssigned { .. }
+                    | Record::PinTaken { .. }
+                    | Record::TableCleared
+                    | Record::TableRestored { .. }
             );
             if always || *self != before {
-                let cleared = (*record == Record::TableCleared).then_some(self.at);
+                let is_kept = matches!(record, Record::TableCleared | Record::TableRestored { .. });
+                let cleared = is_kept.then_some(self.at);
                 self.seen.insert(id.to_owned(), (self.number, cleared));
             }
         }
@@ -564,6 +601,31 @@ impl Model {
                 self.bounds(partition.as_str()).ok_or(ErrorKind::Conflict)?;
                 self.kept.insert(partition.to_string(), kept.clone());
             }
+            Record::TableRestored { of, files } => {
+                let past = self.past.get(&of.0).cloned().ok_or(ErrorKind::Invalid)?;
+                let mut added = BTreeMap::new();
+                for file in files.iter().map(|restored| &restored.file.name) {
+                    let kept = self.garbage.get(file).filter(|gone| !gone.marked);
+                    let since = self.added.get(file).copied();
+                    let since = since
+                        .or(kept.and_then(|gone| gone.added))
+                        .ok_or(ErrorKind::Conflict)?;
+                    added.insert(file.clone(), since);
+                }
+                self.kept.clear();
+                self.references.clear();
+                self.drop_unreferenced();
+                for ((leaf, file), range) in &past.references {
+                    for leaf in self.below(leaf, *range) {
+                        self.references.insert((leaf, file.clone()), *range);
+                    }
+                }
+                for (file, since) in added {
+                    self.garbage.remove(&file);
+                    self.added.insert(file, since);
+                }
+                self.rows = past.rows;
+            }
             Record::TableCleared | Record::TableDeleted => {
                 self.kept.clear();
                 self.references.clear();
@@ -595,6 +657,8 @@ struct World {
     names: Vec<FileName>,
     next_row: u64,
     sent: Vec<(String, Record)>,
+    /// Every state so far.
+    states: Vec<TableState>,
     now: i64,
 }
 
@@ -828,6 +892,13 @@ impl World {
             Op::Truncate { back } => truncated((self.model.number + 2).saturating_sub(back)),
             Op::Keep { leaf, rows } => kept(self.leaf(leaf).as_str(), rows, KeptBecause::Fits { rows }),
             Op::Clear => Record::TableCleared,
+            Op::Restore { back } => {
+                let past = &self.states[self.states.len().saturating_sub(back + 1)];
+                Record::TableRestored {
+                    of: past.transaction(),
+                    files: past.to_restore(),
+                }
+            }
             Op::Drop => Record::TableDeleted,
         })
     }
@@ -869,6 +940,12 @@ impl World {
             _ => panic!("{record:?} ended in {outcome:?}, not in {expected:?}"),
         }
         self.compare();
+        let past = Past {
+            references: self.model.references.clone(),
+            rows: self.model.rows.clone(),
+        };
+        self.model.past.insert(self.model.number, past);
+        self.states.push(self.fold.state.clone());
     }
 
     fn compare(&self) {
@@ -990,6 +1067,21 @@ fn wild_record() -> impl Strategy<Value = Record> {
             left,
             right,
         });
+    let extent = prop_oneof![
+        (0..3_u32).prop_map(Extent::Part),
+        (any::<i32>(), any::<i32>(), any::<u64>()).prop_map(|(a, b, rows)| Extent::Share {
+            range: KeyRange {
+                min: key(a),
+                max: key(b)
+            },
+            rows
+        }),
+    ];
+    let reference =
+        (partition.clone(), extent).prop_map(|(partition, extent)| RestoredReference { partition, extent });
+    let restored = (data_file.clone(), prop::collection::vec(reference, 0..3))
+        .prop_map(|(file, references)| RestoredFile { file, references });
+    let wild_number = number.clone();
     let job_id = prop_oneof![Just("j"), Just("k")].prop_map(job);
     let run_id = prop_oneof![Just("1"), Just("2")].prop_map(run);
     prop_oneof![
@@ -1040,6 +1132,10 @@ fn wild_record() -> impl Strategy<Value = Record> {
         Just(released("p")),
         number.prop_map(truncated),
         Just(Record::TableCleared),
+        (wild_number, prop::collection::vec(restored, 0..3)).prop_map(|(of, files)| Record::TableRestored {
+            of: TransactionNumber(of),
+            files
+        }),
         Just(Record::TableDeleted),
     ]
 }

@@ -28,6 +28,21 @@ use super::stage::{Act, Fate, Stage};
 enum Change {
     Added(JobId),
     Cleared,
+    /// To what the table was after this transaction.
+    Restored(TransactionNumber),
+}
+
+/// The jobs whose rows are in the table after a transaction.
+fn jobs_at(changes: &[(TransactionNumber, Change)], at: TransactionNumber) -> Vec<&JobId> {
+    let mut jobs = Vec::new();
+    for (_, change) in changes.iter().take_while(|(number, _)| *number <= at) {
+        match change {
+            Change::Cleared => jobs.clear(),
+            Change::Added(job) => jobs.push(job),
+            Change::Restored(of) => jobs = jobs_at(changes, *of),
+        }
+    }
+    jobs
 }
 
 /// What the auditor knows of a table.
@@ -55,7 +70,7 @@ struct Audit {
 }
 
 /// The rare events that simulations are made for; a long run sees each.
-pub const RARE_EVENTS: [&str; 21] = [
+pub const RARE_EVENTS: [&str; 22] = [
     "append landed and its reply was lost",
     "append lost its race",
     "job acknowledged by a run that was not told of its commit",
@@ -73,6 +88,7 @@ pub const RARE_EVENTS: [&str; 21] = [
     "dead letter of a committed job sent again",
     "entry too large for its item",
     "table cleared",
+    "table restored",
     "table cleared while an export was open",
     "compaction committed",
     "leaf split by its rows",
@@ -166,25 +182,12 @@ impl Auditor {
     /// The rows that a table must hold after a transaction, sorted.
     pub fn rows_at(&self, table: &TableId, at: TransactionNumber) -> Vec<Row> {
         let audit = self.audit.lock();
-        let mut rows: Vec<Row> = Vec::new();
-        for (number, change) in audit
-            .tables
-            .get(table)
-            .map(|table| &*table.changes)
-            .unwrap_or_default()
-        {
-            match change {
-                _ if *number > at => break,
-                Change::Cleared => rows.clear(),
-                Change::Added(job) => rows.extend(
-                    audit
-                        .promises
-                        .get(job)
-                        .iter()
-                        .flat_map(|rows| rows.iter().cloned()),
-                ),
-            }
-        }
+        let changes = audit.tables.get(table).map(|table| &*table.changes);
+        let mut rows: Vec<Row> = jobs_at(changes.unwrap_or_default(), at)
+            .into_iter()
+            .filter_map(|job| audit.promises.get(job))
+            .flat_map(|rows| rows.iter().cloned())
+            .collect();
         rows.sort();
         rows
     }
@@ -323,6 +326,10 @@ impl Auditor {
                 (Record::TableCleared, Outcome::Applied(_)) => {
                     count("table cleared");
                     audited.changes.push((entry.number, Change::Cleared));
+                }
+                (Record::TableRestored { of, .. }, Outcome::Applied(_)) => {
+                    count("table restored");
+                    audited.changes.push((entry.number, Change::Restored(*of)));
                 }
                 (Record::HistoryTruncated { .. }, Outcome::Applied(_)) => count("log cut"),
                 (Record::GarbageMarked { files }, Outcome::Applied(_)) => {

@@ -6,10 +6,11 @@ use imbl::OrdMap;
 
 use super::{
     super::{
-        table_state::{Extent, Kept, Reference, TableState, TableStatus},
+        table_state::{Kept, TableState, TableStatus},
         transaction::Split,
     },
-    Effect, Refusal, share,
+    Effect, Refusal,
+    restore::among,
 };
 use crate::{
     ids::PartitionId,
@@ -138,31 +139,16 @@ impl TableState {
     fn move_references(&mut self, leaf: &PartitionId, children: [&Partition; 2]) {
         for (name, reference) in self.references.remove(leaf).unwrap_or_default() {
             self.leases.remove(&(leaf.clone(), name.clone()));
-            let touched: Vec<_> = children
-                .iter()
-                .filter(|child| child.bounds.touches(reference.range()))
-                .collect();
-            for (i, child) in touched.iter().enumerate() {
-                let moved = if touched.len() == 1 && child.bounds.covers(reference.range()) {
-                    reference.clone()
-                } else {
-                    let range = reference.range().clone();
-                    let rows = share(reference.rows(), touched.len(), i);
-                    Reference {
-                        file: reference.file.clone(),
-                        extent: Extent::Share { range, rows },
-                    }
-                };
+            let moved = among(&reference, children.into_iter());
+            let count = moved.len() as u32;
+            for (child, reference) in moved {
                 self.references
-                    .entry(child.id.clone())
+                    .entry(child)
                     .or_default()
-                    .insert(name.clone(), moved);
+                    .insert(name.clone(), reference);
             }
             if let Some(live) = self.files.get_mut(&name) {
-                live.references = live
-                    .references
-                    .saturating_add(touched.len() as u32)
-                    .saturating_sub(1);
+                live.references = live.references.saturating_add(count).saturating_sub(1);
             }
         }
     }

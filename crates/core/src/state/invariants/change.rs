@@ -1,5 +1,7 @@
 //! What a commit changed, checked before it is appended, at the cost of the change.
 
+use std::collections::BTreeMap;
+
 use imbl::OrdMap;
 
 use super::{
@@ -7,7 +9,7 @@ use super::{
         TableState,
         apply::Outcome,
         table_state::{Reference, TableStatus},
-        transaction::{Commit, Record, Split},
+        transaction::{Commit, Record, RestoredFile, Split},
     },
     Invariant, Violation,
 };
@@ -108,6 +110,7 @@ impl Before {
                 })
             }),
             Record::TableCleared => check_empty(state),
+            Record::TableRestored { files, .. } => check_restored(state, files),
             Record::TableDeleted => check_empty(state).and_then(|()| {
                 let kept = state.status != TableStatus::Deleted;
                 refuse(kept, Invariant::Log, || "the table is still there".to_owned())
@@ -265,6 +268,35 @@ fn check_marked(state: &TableState, files: &[FileName]) -> Checked {
         refuse(needed, Invariant::Files, || {
             format!("file {name} is marked for deletion, and needed")
         })
+    })
+}
+
+/// The files are live, no others are, and each counts the leaves that refer to it.
+fn check_restored(state: &TableState, files: &[RestoredFile]) -> Checked {
+    refuse(state.files.len() != files.len(), Invariant::Files, || {
+        format!(
+            "{} files were to be restored, and {} are there",
+            files.len(),
+            state.files.len()
+        )
+    })?;
+    let mut found: BTreeMap<&FileName, u32> = BTreeMap::new();
+    for name in state.references.values().flat_map(OrdMap::keys) {
+        *found.entry(name).or_default() += 1;
+    }
+    files.iter().try_for_each(|RestoredFile { file, .. }| {
+        let counted = state.files.get(&file.name).map_or(0, |live| live.references);
+        let found = found.get(&file.name).copied().unwrap_or(0);
+        refuse(
+            counted != found || found == 0 || state.garbage.contains_key(&file.name),
+            Invariant::PartitionTree,
+            || {
+                format!(
+                    "restored file {} counts {counted} references, and has {found}",
+                    file.name
+                )
+            },
+        )
     })
 }
 

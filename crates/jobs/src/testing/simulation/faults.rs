@@ -67,7 +67,7 @@ pub enum FaultKind {
     Redrive,
     /// Tables are dropped and made again under their names.
     TableDropped,
-    /// Tables are cleared.
+    /// Tables are cleared, or restored to what they were.
     TableCleared,
     /// Leaves are split.
     Split,

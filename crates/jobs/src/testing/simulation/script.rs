@@ -3,10 +3,10 @@
 use std::{fmt::Display, sync::Arc, time::Duration};
 
 use dormouse_core::{
-    ids::{JobId, PartitionId, TableId},
+    ids::{JobId, PartitionId, TableId, TransactionNumber},
     message::IngestMessage,
     ports::QueueName,
-    state::{Commit, CommitId, Record, transaction::Split},
+    state::{AsOf, Commit, CommitId, Record, transaction::Split},
     tables::TableInfo,
     testing::rows::Row,
 };
@@ -135,6 +135,7 @@ impl<'a> Script<'a> {
             77..80 if has(FaultKind::Redrive) => self.redrive().await,
             80..83 if has(FaultKind::TableDropped) => self.drop_and_create().await,
             83..85 if has(FaultKind::TableCleared) => self.clear().await,
+            97..99 if has(FaultKind::TableCleared) => self.restore().await,
             85..90 if has(FaultKind::Split) => self.split().await,
             90..94 if has(FaultKind::SnapshotDamaged) => self.damage_snapshot().await,
             94..97 if has(FaultKind::ClockJump) => self.leap(),
@@ -312,6 +313,25 @@ impl<'a> Script<'a> {
             self.count("table cleared while an export was open");
         }
         self.commit(&table.id, "clear", Record::TableCleared).await;
+    }
+
+    /// Makes a past state current, if its files are still there.
+    async fn restore(&mut self) {
+        let (_, table) = self.any_table();
+        let states = &self.run.instance.operator.states;
+        let state = states.state(&table.id).await.unwrap();
+        let (oldest, newest) = (state.oldest_readable().0, state.transaction().0);
+        let number = self.run.draw(|rng| rng.random_range(oldest..=newest.max(oldest)));
+        let as_of = AsOf::Transaction(TransactionNumber(number));
+        // Other states may be the oldest by now.
+        let Ok(past) = states.state_as_of(&table.id, as_of).await else {
+            return;
+        };
+        let record = Record::TableRestored {
+            of: past.transaction(),
+            files: past.to_restore(),
+        };
+        self.commit(&table.id, "restore", record).await;
     }
 
     async fn split(&mut self) {
