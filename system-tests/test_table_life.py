@@ -185,3 +185,33 @@ def test_kills_while_a_table_is_kept_in_shape(make_instance: Make) -> None:
     server.kill()
     assert_same_rows(relation(files), instance.export("events").relation)
     instance.run("doctor", "events", "--deep")
+
+
+def test_a_table_made_from_an_export(make_instance: Make) -> None:
+    """An export becomes a table, here and in another instance; a damaged or unfinished one becomes none."""
+    instance = make_instance()
+    instance.create_table("events", SCHEMA, ["4", "8", "c"])
+    files = [instance.parquet(f"{n}.parquet", rows(f"job-{n}", 500)) for n in range(2)]
+    for n, file in enumerate(files):
+        instance.ingest("events", file, job=f"job-{n}")
+    exported = instance.export("events")
+    directory = exported.directory
+
+    elsewhere = make_instance()
+    made = elsewhere.json("table", "import-export", "copy", directory, "--set", "dormouse.table.gc.delay.minutes=7")
+    assert (made["name"], made["rows"], made["files"], made["leaves"]) == ("copy", 1000, 4, 4)
+    assert elsewhere.describe("copy")["properties"] == {"dormouse.table.gc.delay.minutes": "7"}
+    assert_same_rows(relation(files), elsewhere.export("copy").relation)
+    elsewhere.run("doctor", "copy", "--deep")
+    elsewhere.ingest("copy", files[0], job="more")
+    assert elsewhere.json("status", "copy")["rows"] == 1500
+    assert "copy" in elsewhere.run("table", "import-export", "copy", directory, code=4).stderr
+
+    assert "no complete export" in elsewhere.run("table", "import-export", "none", directory.parent, code=3).stderr
+    victim = next(directory.glob("*.parquet"))
+    body = bytearray(victim.read_bytes())
+    body[len(body) // 2] ^= 1
+    victim.write_bytes(body)
+    outcome = elsewhere.run("table", "import-export", "broken", directory, code=6)
+    assert victim.name in outcome.stderr, outcome
+    assert [table["name"] for table in elsewhere.json("table", "list")] == ["copy"]

@@ -167,6 +167,19 @@ pub(crate) enum TableCommand {
         #[arg(long)]
         yes: bool,
     },
+    /// Makes a table from a complete export: its columns, its rows, a leaf for each of its files.
+    #[command(after_help = "Examples:\n  \
+        dormouse table import-export events-copy ./export/85866a2a/nightly\n  \
+        dormouse table import-export events-copy s3://bucket/85866a2a/nightly")]
+    ImportExport {
+        /// The new table's name.
+        table: TableName,
+        /// The export: a directory, or bucket/prefix, s3://bucket/prefix.
+        export: String,
+        /// A property of the table, such as dormouse.table.gc.delay.minutes=5.
+        #[arg(long = "set", value_name = "KEY=VALUE")]
+        properties: Vec<String>,
+    },
     /// Gives a table another name.
     Rename { table: TableName, to: TableName },
     /// Lets schedules work on a table again.

@@ -25,6 +25,7 @@ pub mod compaction;
 pub mod doctor;
 pub mod export;
 pub mod garbage;
+pub mod import;
 pub mod ingest;
 pub mod repair;
 pub mod restore;

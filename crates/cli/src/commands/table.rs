@@ -12,7 +12,7 @@ use dormouse_core::{
     schema::{Column as SchemaColumn, DataType, Schema, from_sleeper_json},
     tables::TableInfo,
 };
-use dormouse_jobs::restore;
+use dormouse_jobs::{import, restore};
 use object_store::ObjectStoreExt;
 use serde::Serialize;
 
@@ -39,6 +39,11 @@ pub(super) async fn run(context: &Context, command: TableCommand) -> Result<()> 
             print(context, &tables.delete(&table).await?, "deleted")
         }
         TableCommand::Restore { table, as_of, yes } => restore(context, &table, &as_of, yes).await,
+        TableCommand::ImportExport {
+            table,
+            export,
+            properties,
+        } => import_export(context, table, &export, &properties).await,
         TableCommand::Rename { table, to } => print(context, &tables.rename(&table, &to).await?, "renamed"),
         TableCommand::Online { table } => print(context, &tables.set_online(&table, true).await?, "online"),
         TableCommand::Offline { table } => {
@@ -68,6 +73,44 @@ async fn restore(context: &Context, name: &TableName, as_of: &str, yes: bool) ->
             restored.transaction.0.saturating_sub(1),
         )
     })
+}
+
+async fn import_export(
+    context: &Context,
+    name: TableName,
+    export: &str,
+    properties: &[String],
+) -> Result<()> {
+    let directory = Path::new(export);
+    let location: Location = if directory.is_dir() {
+        let absolute = std::fs::canonicalize(directory)
+            .map_err(|error| Error::invalid(format!("cannot find {export}")).with_source(error))?;
+        format!("file://{}", absolute.display()).parse()?
+    } else {
+        export.parse()?
+    };
+    let services = &context.instance.services;
+    let properties = parse_properties(properties)?;
+    let imported = import::import_export(services, name, &location, properties, Arc::default()).await?;
+    context.printer.value(&imported, |imported| {
+        format!(
+            "table \"{}\" with id {} made from {location}: {} rows in {} files, {} leaves",
+            imported.table.name,
+            imported.table.id,
+            printer::count(imported.rows),
+            printer::count(imported.files),
+            printer::count(imported.leaves),
+        )
+    })
+}
+
+fn parse_properties(pairs: &[String]) -> Result<BTreeMap<String, String>> {
+    let parsed = pairs.iter().map(|pair| {
+        pair.split_once('=')
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .ok_or_else(|| Error::invalid(format!("--set {pair} must be KEY=VALUE")))
+    });
+    parsed.collect()
 }
 
 fn print(context: &Context, info: &TableInfo, done: &str) -> Result<()> {
@@ -110,15 +153,7 @@ async fn create(context: &Context, args: TableCreateArgs) -> Result<TableInfo> {
             .collect::<Result<Vec<_>>>()?,
         None => Vec::new(),
     };
-    let properties = args
-        .properties
-        .iter()
-        .map(|pair| {
-            pair.split_once('=')
-                .map(|(key, value)| (key.to_owned(), value.to_owned()))
-                .ok_or_else(|| Error::invalid(format!("--set {pair} must be KEY=VALUE")))
-        })
-        .collect::<Result<BTreeMap<_, _>>>()?;
+    let properties = parse_properties(&args.properties)?;
     create_table(context, args.name, schema, &points, properties)
         .await
         .map_err(|error| match error.kind() {

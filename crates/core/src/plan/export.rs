@@ -303,6 +303,24 @@ pub struct Manifest {
     pub files: Vec<ManifestFile>,
 }
 
+impl Manifest {
+    /// Reads `_manifest.json`.
+    ///
+    /// # Errors
+    /// `Corrupt` when it is damaged or of a version that this code does not know.
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        let manifest: Self = serde_json::from_slice(bytes)
+            .map_err(|error| Error::corrupt("an export's manifest is damaged").with_source(error))?;
+        if manifest.version > MANIFEST_VERSION {
+            return Err(Error::corrupt(format!(
+                "an export's manifest has version {}; this program reads up to {MANIFEST_VERSION}",
+                manifest.version
+            )));
+        }
+        Ok(manifest)
+    }
+}
+
 /// A file of an export, beside its manifest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
