@@ -37,7 +37,7 @@ need_rust() {
 
 # Installs the pinned Python packages into a virtual environment in the cache.
 need_python() {
-    need python3 "Install Python 3.10 or newer."
+    need python3 "Install Python 3.11 or newer."
     local stamp=$VENV/.installed wanted
     wanted=$(cat scripts/requirements.txt)
     if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then

@@ -341,6 +341,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/mutate", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="the mutations to run; all if none is named")
     parser.add_argument("--list", action="store_true", help="print the mutations and end")
+    parser.add_argument("--check", action="store_true", help="say whether every change still fits the code, and end")
     parser.add_argument("--seeds", type=int, default=1000, help="how many seeds the simulation may take (1000)")
     parser.add_argument("--layer", action="append", metavar="LAYER", help="run only this layer; may be given again")
     parser.add_argument("--format", choices=["text", "json"], default="text")
@@ -367,6 +368,8 @@ def main() -> None:
         return
     for mutation in mutations:
         mutated(mutation, ROOT)
+    if options.check:
+        return
 
     copy_checkout()
     if not options.trust:
