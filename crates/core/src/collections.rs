@@ -102,3 +102,27 @@ pub enum SortKind {
     /// Text.
     Text,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_that_stores_have() {
+        let names = Collection::ALL.map(Collection::as_str);
+        let stored = [
+            "transactions",
+            "heads",
+            "snapshots",
+            "commit-outcomes",
+            "tables",
+            "table-names",
+            "job-events",
+            "job-status",
+            "job-times",
+            "export-parts",
+            "tracker-repairs",
+        ];
+        assert_eq!(names, stored);
+    }
+}

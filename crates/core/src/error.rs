@@ -158,4 +158,52 @@ mod tests {
         assert_eq!(error.report(), "cannot ingest job j1: no table \"orders\"");
         assert_eq!(error.kind(), ErrorKind::NotFound);
     }
+
+    #[test]
+    fn exit_codes_are_those_of_the_documented_table() {
+        let codes = [
+            (ErrorKind::Internal, 1),
+            (ErrorKind::Invalid, 2),
+            (ErrorKind::NotFound, 3),
+            (ErrorKind::AlreadyExists, 4),
+            (ErrorKind::Conflict, 4),
+            (ErrorKind::Unavailable, 5),
+            (ErrorKind::Corrupt, 6),
+        ];
+        for (kind, code) in codes {
+            assert_eq!(kind.exit_code(), code, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn what_an_object_store_answers_has_a_kind() {
+        use object_store::{Error as StoreError, path};
+        let (path, source) = (|| "a".to_owned(), || "told".into());
+        let not_found = StoreError::NotFound {
+            path: path(),
+            source: source(),
+        };
+        let exists = StoreError::AlreadyExists {
+            path: path(),
+            source: source(),
+        };
+        let precondition = StoreError::Precondition {
+            path: path(),
+            source: source(),
+        };
+        let bad_path = path::Path::parse("a//b").unwrap_err();
+        let unclear = StoreError::Generic {
+            store: "s",
+            source: source(),
+        };
+        for (error, kind) in [
+            (not_found, ErrorKind::NotFound),
+            (exists, ErrorKind::AlreadyExists),
+            (precondition, ErrorKind::Conflict),
+            (StoreError::InvalidPath { source: bad_path }, ErrorKind::Invalid),
+            (unclear, ErrorKind::Unavailable),
+        ] {
+            assert_eq!(Error::from(error).kind(), kind);
+        }
+    }
 }

@@ -257,6 +257,21 @@ mod tests {
             ExportId::new("daily-2026.11.20_1").unwrap().as_str(),
             "daily-2026.11.20_1"
         );
+        let longest = "x".repeat(200);
+        assert_eq!(ExportId::new(&longest).unwrap().as_str(), longest);
+    }
+
+    #[test]
+    fn kinds_of_jobs_are_read_as_they_are_written() {
+        assert_eq!(
+            JobKind::ALL.map(JobKind::as_str),
+            ["ingest", "export", "compaction"]
+        );
+        for kind in JobKind::ALL {
+            assert_eq!(kind.to_string().parse::<JobKind>().unwrap(), kind);
+        }
+        let error = "purge".parse::<JobKind>().unwrap_err();
+        assert!(error.to_string().contains("no kind of job \"purge\""), "{error}");
     }
 
     #[test]
@@ -268,7 +283,8 @@ mod tests {
             path.as_ref(),
             "0a1b2c3d/data/partition_root/00000000-0000-0000-0000-000000000000.parquet"
         );
-        assert_eq!(FileName::from_object_path(&table, &path), Some(name));
+        assert_eq!(FileName::from_object_path(&table, &path), Some(name.clone()));
+        assert_eq!(format!("{table}/data/{}", name.as_str()), path.as_ref());
         let foreign = object_store::path::Path::parse("0a1b2c3d/data/partition_root/a*b.parquet").unwrap();
         let name = FileName::from_object_path(&table, &foreign).unwrap();
         assert_eq!(name.object_path(&table), foreign);

@@ -293,7 +293,13 @@ mod tests {
         let json = serde_json::to_string(&rules).unwrap();
         assert_eq!(serde_json::from_str::<RowRules>(&json).unwrap(), rules);
         assert!(RowRules::parse("", " ").unwrap().is_empty());
-        assert!(!rules.is_empty());
+        let at = Timestamp::from_millis(7);
+        assert_eq!(RowRules::default().at(at), None);
+        for (filters, aggregations) in [("ageOff(at,1)", ""), ("", "sum(n)")] {
+            let rules = RowRules::parse(filters, aggregations).unwrap();
+            assert!(!rules.is_empty());
+            assert_eq!(rules.clone().at(at), Some(RulesAt { rules, at }));
+        }
     }
 
     #[test]

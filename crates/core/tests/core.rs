@@ -32,6 +32,8 @@ mod state_records;
 mod state_store;
 #[path = "core/state_summary.rs"]
 mod state_summary;
+#[path = "core/state_world.rs"]
+mod state_world;
 #[path = "core/stored_log.rs"]
 mod stored_log;
 #[path = "core/tables.rs"]

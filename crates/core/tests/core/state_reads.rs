@@ -16,7 +16,7 @@ use dormouse_core::{
 use crate::{
     faulty_objects::{FaultyObjects, Puts},
     samples::*,
-    state_store::{World, add, apply, tick, truncate},
+    state_world::{World, add, apply, tick, truncate},
 };
 
 #[tokio::test(start_paused = true)]

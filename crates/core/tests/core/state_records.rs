@@ -423,6 +423,26 @@ fn a_request_that_comes_again_is_answered_with_its_first_transaction() {
 }
 
 #[test]
+fn a_restore_that_is_asked_for_again_weeks_later_is_not_done_again() {
+    let mut fold = Fold::with_table(&[]);
+    fold.ok(added("j", &[file("a", &[(1, 2, 3)])]));
+    let record = Record::TableRestored {
+        of: fold.state.transaction(),
+        files: fold.state.to_restore(),
+    };
+    let first = fold.request("restore", record.clone());
+    fold.ok(added("k", &[file("b", &[(1, 2, 4)])]));
+    let many: Vec<_> = (0..5000)
+        .map(|i| commit(&format!("pin-{i}"), pinned("pin", 3, at(i))))
+        .collect();
+    let next = fold.state.transaction().next();
+    fold.state.apply(next, fold.now(), &many);
+    fold.wait(34 * DAY);
+    assert_eq!(fold.request("restore", record), first);
+    assert_eq!(fold.state.rows(), 7, "rows that came after the restore are gone");
+}
+
+#[test]
 fn the_ledger_forgets_after_35_days_and_what_it_forgot_is_refused() {
     let mut fold = Fold::with_table(&[]);
     let old = added("old", &[file("a", &[(1, 2, 3)])]);

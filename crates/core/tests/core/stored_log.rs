@@ -21,7 +21,7 @@ use object_store::{ObjectStore, ObjectStoreExt, path::Path};
 use crate::{
     faulty_objects::{FaultyObjects, Puts},
     samples::*,
-    state_store::{World, apply, tick, truncate},
+    state_world::{World, apply, tick, truncate},
 };
 
 /// How many entries one query reads, and how many one transaction deletes.
