@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import DORMOUSE, DUCKDB_SORT, Measured, dormouse, generate, letter_points, measure, median
+from bench import DORMOUSE, Measured, ask, dormouse, duckdb_sort, generate, letter_points, measure, median
 
 FLOOR = os.environ["FLOOR_BIN"]
 
@@ -76,12 +76,6 @@ def parts_of(cache: Path, name: str, files: list[Path], conditions: list[str]) -
     return sorted(directory.glob("*.parquet"))
 
 
-def ask(query: str) -> int:
-    """The one number that DuckDB answers; in a process of its own, whose memory would count as that of all later ones."""
-    program = "import sys, duckdb; print((duckdb.sql(sys.argv[1]) or duckdb.sql('SELECT 0')).fetchall()[0][0])"
-    return int(subprocess.run([sys.executable, "-c", program, query], check=True, capture_output=True, text=True).stdout)
-
-
 def cases(cache: Path, rows: int, wanted: set[str]) -> list[Case]:
     """The three cases of `rows` rows in all."""
     made = []
@@ -129,15 +123,6 @@ def link_objects(source: str, target: str) -> None:
         shutil.copyfile(source, target)
 
 
-def duckdb_merge(case: Case, work: Path, memory: str) -> Measured:
-    output = work / "duckdb.parquet"
-    files = ", ".join(f"'{file}'" for file in case.files)
-    order = f"{case.row_key}, {case.sort_key}"
-    run = measure([sys.executable, "-c", DUCKDB_SORT, files, order, str(output), memory, str(work / "duckdb-spill")])
-    output.unlink()
-    return run
-
-
 def datafusion_merge(case: Case, work: Path, dictionary: str) -> Measured:
     output = work / "datafusion.parquet"
     keys = f"{case.row_key},{case.sort_key}"
@@ -177,7 +162,7 @@ def bench(case: Case, work: Path, runs: int, memory: str) -> dict[str, object]:
         floors.append(floor(work, case, merged))
         bytes_out = merged.stat().st_size
         one_core.append(compact(case, work, "0")[0])
-        duck.append(duckdb_merge(case, work, memory))
+        duck.append(duckdb_sort(case, work, memory))
         fusion.append(datafusion_merge(case, work, "true"))
         plain.append(datafusion_merge(case, work, "false"))
     decode, again, rewrite = sorted(floors, key=lambda parts: parts[2])[len(floors) // 2]

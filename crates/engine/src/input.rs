@@ -390,6 +390,20 @@ fn null_refused(object: &RemoteObject, column: &str, row: u64) -> Error {
 }
 
 impl Rows {
+    /// The columns in the table's own types.
+    ///
+    /// # Errors
+    /// The misfit, with the row, by the object's origin.
+    pub(crate) fn conformed(&self, object: &RemoteObject, table: &TableSchema) -> Result<Vec<ArrayRef>> {
+        let columns = self.columns.iter().enumerate();
+        columns
+            .map(|(column, array)| {
+                conform(array, table.column_type(column))
+                    .map_err(|misfit| self.misfit(object, table, column, misfit))
+            })
+            .collect()
+    }
+
     /// The error for a column that could not take the table's form; finds the row.
     pub(crate) fn misfit(
         &self,
@@ -409,9 +423,7 @@ impl Rows {
             }
         }
     }
-}
 
-impl Rows {
     /// Some of the rows.
     pub(crate) fn slice(&self, from: usize, rows: usize) -> Self {
         Self {

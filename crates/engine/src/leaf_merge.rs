@@ -139,44 +139,36 @@ impl LeafMerge {
         let columns = parquet_columns(table)?;
         let inputs = files
             .iter()
-            .map(|file| row_groups(file, table, &columns))
+            .map(|file| self.row_groups(file, table, &columns))
             .collect::<Result<Vec<_>>>()?;
-        // What is copied passes no rule.
-        let inputs = match self.rules {
-            Some(_) => inputs.into_iter().map(never_copied).collect(),
-            None => inputs,
-        };
         pieces::plan(&self.bounds, &inputs, self.layout, |input, row_groups| {
             marks(&files[input], table, row_groups)
         })
     }
-}
 
-/// The row groups of a file, for the planner.
-fn row_groups(file: &MergeFile, table: &TableSchema, columns: &SchemaDescriptor) -> Result<Vec<RowGroup>> {
-    let groups = file.input.footer().row_groups();
-    let is_whole = file
-        .exact
-        .is_some_and(|(rows, _)| groups.iter().map(row_count).fold(0, u64::saturating_add) == rows);
-    let spans = pruning::spans(&file.input, table)?;
-    Ok(groups
-        .iter()
-        .zip(spans)
-        .enumerate()
-        .map(|(number, (group, span))| RowGroup {
-            rows: row_count(group),
-            bytes: group.compressed_size().unsigned_abs(),
-            span,
-            may_copy: is_whole && copy::is_copyable(&file.input, number, columns),
-        })
-        .collect())
-}
-
-fn never_copied(mut row_groups: Vec<RowGroup>) -> Vec<RowGroup> {
-    for group in &mut row_groups {
-        group.may_copy = false;
+    /// The row groups of a file, for the planner.
+    fn row_groups(
+        &self,
+        file: &MergeFile,
+        table: &TableSchema,
+        columns: &SchemaDescriptor,
+    ) -> Result<Vec<RowGroup>> {
+        let groups = file.input.footer().row_groups();
+        let rows = groups.iter().map(row_count).fold(0, u64::saturating_add);
+        let is_whole = file.exact.is_some_and(|(exact, _)| exact == rows);
+        // What is copied passes no rule.
+        let may_copy = is_whole && self.rules.is_none();
+        let spans = pruning::spans(&file.input, table)?;
+        let described = groups.iter().zip(spans).enumerate();
+        Ok(described
+            .map(|(number, (group, span))| RowGroup {
+                rows: row_count(group),
+                bytes: group.compressed_size().unsigned_abs(),
+                span,
+                may_copy: may_copy && copy::is_copyable(&file.input, number, columns),
+            })
+            .collect())
     }
-    row_groups
 }
 
 /// Where the pages of some row groups of a file begin.

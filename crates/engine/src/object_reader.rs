@@ -12,7 +12,7 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use crc_fast::{CrcAlgorithm, Digest};
-use dormouse_core::{Error, ErrorKind, Result, file::Checksum};
+use dormouse_core::{Error, ErrorKind, Result, file::Checksum, ports::MergeInput};
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, path::Path};
 use parquet::{
     errors::ParquetError,
@@ -60,6 +60,19 @@ pub(crate) struct RemoteObject {
 }
 
 impl RemoteObject {
+    /// A file of a table, as the state describes it.
+    pub(crate) fn of_table(input: &MergeInput, runtime: &Handle) -> Self {
+        Self {
+            name: input.path.to_string(),
+            origin: Origin::Table,
+            store: input.store.clone(),
+            path: input.path.clone(),
+            bytes: input.bytes,
+            e_tag: None,
+            runtime: runtime.clone(),
+        }
+    }
+
     /// The error for bytes that are not what they should be.
     pub(crate) fn damaged(&self, reason: impl std::fmt::Display) -> Error {
         match self.origin {

@@ -28,7 +28,7 @@ pub(crate) struct OrderedFile<'a> {
     state: Mutex<State<'a>>,
     /// Told when a piece becomes due, and when the file has failed.
     moved: Condvar,
-    /// How many pieces may be begun at a time.
+    /// How many pieces that somebody makes may be begun at a time.
     ahead: usize,
     cancel: &'a Cancel,
 }
@@ -46,6 +46,8 @@ struct State<'a> {
 struct Piece<'a> {
     waiting: VecDeque<Append<'a>>,
     is_complete: bool,
+    /// Whether somebody makes it.
+    is_made: bool,
 }
 
 /// A piece that somebody makes. Dropped before it is finished, it fails the file.
@@ -67,6 +69,7 @@ impl<'a> OrderedFile<'a> {
             .into_iter()
             .map(|append| Piece {
                 is_complete: append.is_some(),
+                is_made: append.is_none(),
                 waiting: append.into_iter().collect(),
             })
             .collect();
@@ -87,7 +90,7 @@ impl<'a> OrderedFile<'a> {
     /// Begins a piece, as soon as it is not too far ahead; none when another piece has failed.
     pub(crate) fn begin(&self, piece: usize) -> Result<Option<OpenPiece<'_, 'a>>> {
         let mut state = self.lock();
-        while piece >= state.due + self.ahead {
+        while state.made_before(piece) >= self.ahead {
             self.cancel.check()?;
             if state.has_failed {
                 return Ok(None);
@@ -165,6 +168,12 @@ impl<'a> OrderedFile<'a> {
 }
 
 impl<'a> State<'a> {
+    /// How many pieces that somebody makes are due before a piece, and not in the file.
+    fn made_before(&self, piece: usize) -> usize {
+        let before = self.pieces[..piece].iter().skip(self.due);
+        before.filter(|piece| piece.is_made).count()
+    }
+
     /// What to append next; none when it is still to be made.
     fn next(&mut self) -> Option<Append<'a>> {
         loop {

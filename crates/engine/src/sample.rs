@@ -18,9 +18,8 @@ use tokio::runtime::Handle;
 
 use crate::{
     cancel::Cancel,
-    columns::conform,
     input::{Input, row_count},
-    object_reader::{Origin, RemoteObject},
+    object_reader::RemoteObject,
     pruning,
     sort_key::{Keys, row_key},
     table::TableSchema,
@@ -79,15 +78,7 @@ impl Sample {
 
     fn open(&self, input: &MergeInput, table: &TableSchema) -> Result<Pages> {
         self.cancel.check()?;
-        let object = RemoteObject {
-            name: input.path.to_string(),
-            origin: Origin::Table,
-            store: input.store.clone(),
-            path: input.path.clone(),
-            bytes: input.bytes,
-            e_tag: None,
-            runtime: self.runtime.clone(),
-        };
+        let object = RemoteObject::of_table(input, &self.runtime);
         let opened = Input::open(object, table)?;
         let mut pages = Vec::new();
         for group in pruning::row_groups(&opened, &self.bounds)? {
@@ -115,15 +106,7 @@ impl Sample {
         let mut reader = input.read(first.group, Some(selection), table)?;
         let mut weights = taken.iter().map(|taken| taken.rows as u64);
         while let Some(rows) = reader.next()? {
-            let columns = rows
-                .columns
-                .iter()
-                .enumerate()
-                .map(|(column, array)| {
-                    conform(array, table.column_type(column))
-                        .map_err(|misfit| rows.misfit(input.object(), table, column, misfit))
-                })
-                .collect::<Result<Vec<_>>>()?;
+            let columns = rows.conformed(input.object(), table)?;
             let keys = Keys::new(&columns, columns.len())?;
             for (row, weight) in (0..rows.rows).zip(weights.by_ref()) {
                 let key = row_key(&table.core, &keys, row)?;

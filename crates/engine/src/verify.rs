@@ -11,7 +11,6 @@ use tokio::runtime::Handle;
 
 use crate::{
     cancel::Cancel,
-    columns::conform,
     digest::Digester,
     input::{Input, Rows},
     object_reader::{Origin, RemoteObject},
@@ -120,15 +119,7 @@ impl<'a> RowCheck<'a> {
     }
 
     fn add(&mut self, input: &Input, rows: &Rows) -> Result<()> {
-        let columns = rows
-            .columns
-            .iter()
-            .enumerate()
-            .map(|(column, array)| {
-                conform(array, self.table.column_type(column))
-                    .map_err(|misfit| rows.misfit(input.object(), &self.table, column, misfit))
-            })
-            .collect::<Result<Vec<_>>>()?;
+        let columns = rows.conformed(input.object(), &self.table)?;
         self.digester.hash_rows(&columns, rows.rows)?;
         self.digest = self.digest + self.digester.sum(0..rows.rows);
         let keys = self.table.keys(&columns)?;

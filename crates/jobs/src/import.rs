@@ -8,12 +8,12 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use dormouse_core::{
-    Error, Result,
+    Error, ErrorKind, Result,
     file::DataFile,
-    ids::{JobId, PartitionId, RunId, TableName},
+    ids::{JobId, RunId, TableName},
     key::Key,
     message::Location,
-    partition::{Leaf, tree_from_split_points},
+    partition::Leaf,
     plan::export::{Manifest, ManifestFile},
     ports::{CompactionSpec, MergeInput, Progress},
     state::{Commit, CommitId, Outcome, Record},
@@ -56,11 +56,15 @@ pub async fn import_export(
 ) -> Result<Imported> {
     let store = services.ports.buckets.open(&from.bucket)?;
     let manifest = read_manifest(&*store, from).await?;
-    let table = create(services, name, &manifest, properties).await?;
+    let points: Vec<Key> = files(&manifest).skip(1).map(|(_, min)| min.clone()).collect();
+    let schema = manifest.schema.clone();
+    let table = services.create_table(name, schema, &points, properties).await?;
     let added = add(services, &table, &manifest, (&store, from), progress).await;
     if let Err(error) = added {
-        services.tables.delete(&table.name).await?;
-        return Err(error);
+        return Err(match services.tables.delete(&table.name).await {
+            Ok(_) => error,
+            Err(_) => error.context(format!("table \"{}\" stays behind; delete it", table.name)),
+        });
     }
     let state = services.states.live_state(&table.id).await?;
     Ok(Imported {
@@ -73,7 +77,7 @@ pub async fn import_export(
 
 async fn read_manifest(store: &dyn ObjectStore, from: &Location) -> Result<Manifest> {
     let missing = |name: &str, error: object_store::Error| match Error::from(error) {
-        error if error.kind() == dormouse_core::ErrorKind::NotFound => Error::not_found(format!(
+        error if error.kind() == ErrorKind::NotFound => Error::not_found(format!(
             "{from}/{name} is not there: {from} is no complete export"
         )),
         error => error.context(format!("cannot read {from}/{name}")),
@@ -92,25 +96,6 @@ async fn read_manifest(store: &dyn ObjectStore, from: &Location) -> Result<Manif
 fn files(manifest: &Manifest) -> impl Iterator<Item = (&ManifestFile, &Key)> {
     let files = manifest.files.iter();
     files.filter_map(|file| Some((file, file.min_key.as_ref()?)))
-}
-
-async fn create(
-    services: &Services,
-    name: TableName,
-    manifest: &Manifest,
-    properties: BTreeMap<String, String>,
-) -> Result<TableInfo> {
-    let points: Vec<Key> = files(manifest).skip(1).map(|(_, min)| min.clone()).collect();
-    let ids = &services.ports.ids;
-    let names: Result<Vec<PartitionId>> = (0..points.len() * 2)
-        .map(|_| PartitionId::new(ids.uuid().to_string()))
-        .collect();
-    let mut names = names?.into_iter();
-    let partitions = tree_from_split_points(&points, || names.next().unwrap_or_else(PartitionId::root))?;
-    services
-        .tables
-        .create(name, manifest.schema.clone(), partitions, properties)
-        .await
 }
 
 async fn add(
@@ -145,7 +130,7 @@ async fn add(
         .collect();
     let files: Vec<Arc<DataFile>> = stream::iter(rewrites).buffered(FILES).try_collect().await?;
     let run = RunId::new(services.ports.ids.uuid().to_string())?;
-    let job = JobId::new(format!("import-{}", manifest.export_id))?;
+    let job = JobId::new(format!("import-{run}"))?;
     let record = Record::FilesAdded {
         job: job.clone(),
         run: run.clone(),

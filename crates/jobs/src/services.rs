@@ -5,12 +5,15 @@ use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
 use dormouse_core::{
     Error, Result,
     config::{InstanceSettings, TableSettings},
-    ids::{BucketName, TableId},
+    ids::{BucketName, PartitionId, TableId, TableName},
+    key::Key,
     message::TableRef,
+    partition::tree_from_split_points,
     ports::{
         AbandonedUploads, Bucket, Buckets, Clock, Ids, ItemStore, MergeInput, Queue, QueueName, RowEngine,
         ServerSideCopy,
     },
+    schema::Schema,
     state::{Reference, StateStore},
     tables::{TableInfo, Tables},
     tracker::Tracker,
@@ -124,6 +127,26 @@ impl Services {
                 .await?
                 .ok_or_else(|| Error::not_found(format!("table with id {id} does not exist"))),
         }
+    }
+
+    /// Makes a table whose leaves are cut at these points, which are row keys or prefixes of some.
+    ///
+    /// # Errors
+    /// `Invalid` when the points do not rise, or do not fit the schema; others as [`Tables::create`] has them.
+    pub async fn create_table(
+        &self,
+        name: TableName,
+        schema: Arc<Schema>,
+        points: &[Key],
+        properties: BTreeMap<String, String>,
+    ) -> Result<TableInfo> {
+        let ids = &self.ports.ids;
+        let names: Result<Vec<PartitionId>> = (0..points.len() * 2)
+            .map(|_| PartitionId::new(ids.uuid().to_string()))
+            .collect();
+        let mut names = names?.into_iter();
+        let partitions = tree_from_split_points(points, || names.next().unwrap_or_else(PartitionId::root))?;
+        self.tables.create(name, schema, partitions, properties).await
     }
 
     /// The settings of a table.

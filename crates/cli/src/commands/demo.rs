@@ -1,6 +1,6 @@
 //! `dormouse demo`: the main job, from outside to outside, on TPC-H lineitem.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use dormouse_core::{
     Result,
@@ -52,7 +52,10 @@ pub(super) async fn run(context: &Context, args: &DemoArgs) -> Result<()> {
     let points: Vec<_> = (1..LEAVES)
         .map(|leaf| Key::new([KeyValue::Int64(last_order * leaf / LEAVES)]))
         .collect();
-    let info = table::create_table(context, name.clone(), schema, &points, BTreeMap::new()).await?;
+    let services = &context.instance.services;
+    let info = services
+        .create_table(name.clone(), Arc::new(schema), &points, BTreeMap::new())
+        .await?;
 
     let inputs: Vec<_> = files
         .iter()

@@ -4,10 +4,9 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use dormouse_core::{
     Error, Result,
-    ids::{PartitionId, TableName},
+    ids::TableName,
     key::{Bytes, Key, KeyValue},
     message::{Location, export::parse_as_of},
-    partition::tree_from_split_points,
     ports::InputObject,
     schema::{Column as SchemaColumn, DataType, Schema, from_sleeper_json},
     tables::TableInfo,
@@ -154,35 +153,14 @@ async fn create(context: &Context, args: TableCreateArgs) -> Result<TableInfo> {
         None => Vec::new(),
     };
     let properties = parse_properties(&args.properties)?;
-    create_table(context, args.name, schema, &points, properties)
+    services
+        .create_table(args.name, Arc::new(schema), &points, properties)
         .await
         .map_err(|error| match error.kind() {
             dormouse_core::ErrorKind::Internal => error.context("the table was not made"),
             _ => error,
         })
         .inspect(|info| tracing::debug!(table = %info.id, data = ?services.data, "table made"))
-}
-
-/// Makes a table whose leaves are cut at these points.
-pub(super) async fn create_table(
-    context: &Context,
-    name: TableName,
-    schema: Schema,
-    points: &[Key],
-    properties: BTreeMap<String, String>,
-) -> Result<TableInfo> {
-    let services = &context.instance.services;
-    let ids = &services.ports.ids;
-    let mut names = Vec::new();
-    for _ in 0..points.len() * 2 {
-        names.push(PartitionId::new(ids.uuid().to_string())?);
-    }
-    let mut names = names.into_iter();
-    let partitions = tree_from_split_points(points, || names.next().unwrap_or_else(PartitionId::root))?;
-    services
-        .tables
-        .create(name, Arc::new(schema), partitions, properties)
-        .await
 }
 
 fn read(path: &Path) -> Result<String> {

@@ -17,12 +17,11 @@ use tokio::runtime::Handle;
 
 use crate::{
     cancel::Cancel,
-    columns::conform,
     digest::Digester,
     input::{Input, RowGroupReader, Rows},
     leaf_merge::copy::CopiedBytes,
     merge::SortedSource,
-    object_reader::{Origin, RemoteObject},
+    object_reader::RemoteObject,
     pruning,
     sort_key::Keys,
     table::TableSchema,
@@ -47,15 +46,7 @@ impl MergeFile {
         runtime: &Handle,
         cancel: &Cancel,
     ) -> Result<Self> {
-        let object = RemoteObject {
-            name: input.path.to_string(),
-            origin: Origin::Table,
-            store: input.store.clone(),
-            path: input.path.clone(),
-            bytes: input.bytes,
-            e_tag: None,
-            runtime: runtime.clone(),
-        };
+        let object = RemoteObject::of_table(input, runtime);
         if input.exact.is_none() {
             object.prove(object.checksum(0..object.bytes, cancel)?, input.checksum)?;
         }
@@ -177,15 +168,7 @@ impl<'a> LeafSource<'a> {
 
     /// The rows within the bounds as a batch; none when there are none in `rows`.
     fn restrict(&mut self, rows: &Rows) -> Result<Option<RecordBatch>> {
-        let columns = rows
-            .columns
-            .iter()
-            .enumerate()
-            .map(|(column, array)| {
-                conform(array, self.table.column_type(column))
-                    .map_err(|misfit| rows.misfit(self.file.input.object(), &self.table, column, misfit))
-            })
-            .collect::<Result<Vec<_>>>()?;
+        let columns = rows.conformed(self.file.input.object(), &self.table)?;
         let keys = self.table.keys(&columns)?;
         let from = self
             .bounds
