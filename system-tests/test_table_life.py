@@ -208,6 +208,7 @@ def test_a_table_made_from_an_export(make_instance: Make) -> None:
     assert "copy" in elsewhere.run("table", "import-export", "copy", directory, code=4).stderr
 
     assert "no complete export" in elsewhere.run("table", "import-export", "none", directory.parent, code=3).stderr
+    assert "cannot find /nowhere" in elsewhere.run("table", "import-export", "none", "/nowhere", code=2).stderr
     (directory / "_SUCCESS").unlink()
     assert "_SUCCESS is not there" in elsewhere.run("table", "import-export", "none", directory, code=3).stderr
     (directory / "_SUCCESS").touch()

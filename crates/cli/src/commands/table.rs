@@ -81,7 +81,7 @@ async fn import_export(
     properties: &[String],
 ) -> Result<()> {
     let directory = Path::new(export);
-    let location: Location = if directory.is_dir() {
+    let location: Location = if directory.is_dir() || export.starts_with(['/', '.']) {
         let absolute = std::fs::canonicalize(directory)
             .map_err(|error| Error::invalid(format!("cannot find {export}")).with_source(error))?;
         format!("file://{}", absolute.display()).parse()?
