@@ -219,3 +219,56 @@ def test_a_table_made_from_an_export(make_instance: Make) -> None:
     outcome = elsewhere.run("table", "import-export", "broken", directory, code=6)
     assert victim.name in outcome.stderr, outcome
     assert [table["name"] for table in elsewhere.json("table", "list")] == ["copy"]
+
+
+def test_purging_rows(make_instance: Make) -> None:
+    """The rows that a predicate is true for leave a table, from files that may have them alone, while workers work."""
+    instance = make_instance(table_state_history_retention_hours="1")
+    instance.create_table("events", SCHEMA, ["8"])
+    files = [instance.parquet(f"{n}.parquet", rows(f"job-{n}", 500)) for n in range(4)]
+    for n, file in enumerate(files):
+        instance.ingest("events", file, job=f"job-{n}")
+    before = instance.export("events")
+
+    condition = "job = 'job-1' OR n > 450 AND job = 'job-2'"
+    listed = instance.json("purge", "events", "--where", condition, "--dry-run")
+    assert {row["partition"] for row in listed} == {leaf["partition"] for leaf in leaves(instance, "events")}
+    assert len(listed) == 4, "two files in each of two leaves"
+    assert instance.json("files", "events") and instance.json("jobs", "list", "--kind", "compaction") == []
+
+    outcome = instance.run("purge", "events", "--where", condition, "--yes", "--format", "json")
+    assert {job["status"] for job in outcome.json} == {"FINISHED"}
+    assert {job["purge"] for job in outcome.json} == {condition}
+    assert "549 rows" in outcome.stderr, outcome
+    after = instance.export("events")
+    kept = f"(SELECT * FROM {before.relation} WHERE NOT ({condition}))"
+    assert_same_rows(kept, after.relation)
+    assert condition in instance.run("jobs", "show", outcome.json[0]["job"]).stdout
+
+    with instance.serve():
+        again = instance.run("purge", "events", "--where", "n < 10", "--yes", "--no-work", "--format", "json")
+    assert {job["status"] for job in again.json} == {"FINISHED"}
+    assert_same_rows(f"(SELECT * FROM {kept} WHERE n >= 10)", instance.export("events").relation)
+    assert "no file holds such rows" in instance.run("purge", "events", "--where", "n < 10", "--yes").stderr
+    instance.run("doctor", "events", "--deep")
+
+
+def test_purges_that_are_refused(instance: Instance) -> None:
+    """What is no predicate over the table's columns is refused, with the reason, before anything is done."""
+    instance.create_table("events", SCHEMA)
+    instance.ingest("events", instance.parquet("0.parquet", rows("job-0", 100)))
+    for condition, reason in [
+        ("colour = 'red'", "colour"),
+        ("n = ", "EOF"),
+        ("n > now()", "another time"),
+        ("n IN (SELECT 1)", "query"),
+        ("1=1; DROP TABLE events", ";"),
+        ("", "empty"),
+    ]:
+        outcome = instance.run("purge", "events", "--where", condition, "--yes", code=2)
+        assert reason in outcome.stderr, outcome
+    instance.run("purge", "nothing", "--where", "n = 1", "--yes", code=3)
+    outcome = instance.run("purge", "events", "--where", "n = 1", code=2)
+    assert "--yes" in outcome.stderr, outcome
+    assert instance.json("status", "events")["rows"] == 100
+    assert instance.json("jobs", "list", "--kind", "compaction") == []

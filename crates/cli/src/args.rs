@@ -6,6 +6,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use dormouse_core::{
     ids::{ExportId, JobId, TableName},
     ports::QueueName,
+    predicate::Predicate,
     time::Timestamp,
     tracker::{JobKind, JobStatus},
 };
@@ -84,6 +85,14 @@ pub(crate) enum Command {
         dormouse compact events --wait\n  \
         dormouse compact events --all --wait")]
     Compact(CompactArgs),
+    /// Removes rows for good: those of a table, as it is now, that a SQL predicate is true for.
+    #[command(after_help = "Examples:\n  \
+        dormouse purge events --where \"key = 'customer-17'\"\n  \
+        dormouse purge events --where \"seen < TIMESTAMP '2026-01-01 00:00:00'\" --yes\n  \
+        dormouse purge events --where \"key LIKE 'test-%'\" --dry-run\n\n\
+        Only files that may hold such rows, by their statistics, are written anew, by jobs of kind compaction; the\n\
+        command follows them to their end. Past states keep the rows as long as the table keeps its history.")]
+    Purge(PurgeArgs),
     /// Shows how a table is doing: its size and shape, what waits, and what became of its jobs.
     #[command(after_help = "Examples:\n  \
         dormouse status events\n  \
@@ -277,6 +286,23 @@ pub(crate) struct CompactArgs {
     pub(crate) all: bool,
     #[command(flatten)]
     pub(crate) wait: WaitArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct PurgeArgs {
+    pub(crate) table: TableName,
+    /// Which rows: a SQL expression over the table's columns. Rows that it is false or unknown for stay.
+    #[arg(long = "where", value_name = "PREDICATE")]
+    pub(crate) predicate: Predicate,
+    /// Only list the files that may hold such rows.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Do not ask.
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Leave the work to `dormouse serve` or workers, and follow it.
+    #[arg(long)]
+    pub(crate) no_work: bool,
 }
 
 #[derive(Debug, ClapArgs)]

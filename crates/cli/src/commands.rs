@@ -11,6 +11,7 @@ mod ingest;
 mod jobs;
 mod partitions;
 mod properties;
+mod purge;
 mod queue;
 mod serve;
 mod split;
@@ -63,6 +64,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         Command::Status(args) => status::run(&context, &args).await?,
         Command::Split(args) => split::run(&context, &args).await?,
         Command::Compact(args) => return compact::run(&context, &args).await,
+        Command::Purge(args) => return purge::run(&context, args).await,
         Command::Jobs(command) => jobs::run(&context, command).await?,
         Command::Queue(command) => queue::run(&context, command).await?,
         Command::Worker(args) => serve::run(&context, &args.kinds).await?,

@@ -53,7 +53,7 @@ impl Sending {
 /// Errors of the stores.
 pub(crate) async fn for_job(services: &Services, sending: &Sending, args: &WaitArgs) -> Result<JobReport> {
     let interrupted = || format!("job {} is on its queue", sending.key.job);
-    working(services, args, follow(services, sending), interrupted).await
+    working(services, args.no_work, follow(services, sending), interrupted).await
 }
 
 /// Follows jobs that were sent until all have ended, and works on the queues unless others do. Returns their last
@@ -67,7 +67,7 @@ pub(crate) async fn for_jobs(
     args: &WaitArgs,
 ) -> Result<Vec<JobReport>> {
     let interrupted = || "jobs are on their queue".to_owned();
-    working(services, args, follow_all(services, keys), interrupted).await
+    working(services, args.no_work, follow_all(services, keys), interrupted).await
 }
 
 /// What is known of jobs.
@@ -82,10 +82,14 @@ pub(crate) async fn reports(services: &Services, keys: &[JobKey]) -> Result<Vec<
     Ok(reports)
 }
 
-/// Waits for `follow`, and works on the queues meanwhile unless others do.
-async fn working<T>(
+/// Waits for `follow`, and works on the queues meanwhile unless others do. A signal ends it with the error that says
+/// what is `interrupted`.
+///
+/// # Errors
+/// Those of `follow`; errors of the stores.
+pub(crate) async fn working<T>(
     services: &Services,
-    args: &WaitArgs,
+    no_work: bool,
     follow: impl Future<Output = Result<T>>,
     interrupted: impl Fn() -> String,
 ) -> Result<T> {
@@ -101,7 +105,7 @@ async fn working<T>(
         stop.cancel();
         ended
     };
-    if args.no_work {
+    if no_work {
         return follow.await;
     }
     let (ended, worked) = tokio::join!(follow, work(services, &stop));
@@ -109,7 +113,11 @@ async fn working<T>(
     ended
 }
 
-async fn follow_all(services: &Services, keys: &[JobKey]) -> Result<Vec<JobReport>> {
+/// Follows jobs to their end, and returns their last reports.
+///
+/// # Errors
+/// Errors of the item store.
+pub(crate) async fn follow_all(services: &Services, keys: &[JobKey]) -> Result<Vec<JobReport>> {
     let bar = spinner();
     loop {
         let reports = reports(services, keys).await?;
@@ -129,7 +137,8 @@ async fn follow_all(services: &Services, keys: &[JobKey]) -> Result<Vec<JobRepor
     }
 }
 
-fn spinner() -> ProgressBar {
+/// Shows that something goes on.
+pub(crate) fn spinner() -> ProgressBar {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
     if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed_precise} {msg}") {
         bar.set_style(style);

@@ -1,6 +1,10 @@
 //! What the state knows of a data file.
 
-use std::{fmt, iter::Sum, ops::Add};
+use std::{
+    fmt,
+    iter::Sum,
+    ops::{Add, Sub},
+};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -91,6 +95,13 @@ impl Add for RowDigest {
     type Output = Self;
     fn add(self, other: Self) -> Self {
         Self(self.0.wrapping_add(other.0))
+    }
+}
+
+impl Sub for RowDigest {
+    type Output = Self;
+    fn sub(self, other: Self) -> Self {
+        Self(self.0.wrapping_sub(other.0))
     }
 }
 

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`error`], [`time`], [`ids`] | the error that crosses every port, points in time, names and ids |
 //! | [`schema`], [`key`], [`partition`], [`mod@file`] | what a table is made of |
+//! | [`predicate`], [`row_rules`] | which rows are meant; which rows of a table count, and which become one |
 //! | [`ports`] | what Dormouse needs from the world, with each port's contract |
 //! | [`state`] | the table state: records, their effects, the log, snapshots, and the commit loop |
 //! | [`tables`], [`tracker`], [`config`] | the index of tables, what became of jobs, properties |
@@ -27,6 +28,7 @@ pub mod message;
 pub mod partition;
 pub mod plan;
 pub mod ports;
+pub mod predicate;
 pub mod row_rules;
 pub mod schema;
 pub mod state;

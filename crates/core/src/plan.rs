@@ -3,4 +3,5 @@
 pub mod compaction;
 pub mod export;
 pub mod garbage;
+pub mod purge;
 pub mod split;

@@ -21,6 +21,6 @@ pub use item_store::{Attributes, Condition, Item, ItemKey, ItemStore, Order, Ran
 pub use queue::{Delivery, Message, Queue, QueueDepth, QueueName, QueueSettings, Receipt, StoredMessage};
 pub use row_engine::{
     CompactionSpec, ExportSpec, ExportedFile, FaultKind, FileFault, IngestSpec, InputObject, KeySample,
-    MergeInput, Progress, RowEngine, SampleSpec, VerifySpec,
+    MatchSpec, MergeInput, Progress, RowEngine, SampleSpec, VerifySpec,
 };
 pub use server_side_copy::{CopyReceipt, ServerSideCopy};

@@ -10,8 +10,9 @@ use dormouse_core::{
     key::KeyBounds,
     ports::{
         CompactionSpec, ExportSpec, ExportedFile, FileFault, Ids, IngestSpec, InputObject, KeySample,
-        MergeInput, Progress, RowEngine, SampleSpec, VerifySpec,
+        MatchSpec, MergeInput, Progress, RowEngine, SampleSpec, VerifySpec,
     },
+    predicate::Predicate,
     row_rules::RulesAt,
     schema::Schema,
 };
@@ -25,6 +26,7 @@ use crate::{
     ingest::Ingest,
     input::read_schema,
     leaf_merge::LeafMerge,
+    matching::may_match,
     object_reader::{Origin, RemoteObject},
     options::EngineOptions,
     sample::Sample,
@@ -84,6 +86,7 @@ impl ParquetRowEngine {
         schema: Arc<Schema>,
         bounds: KeyBounds,
         inputs: Vec<MergeInput>,
+        purge: Option<Predicate>,
         rules: Option<RulesAt>,
         progress: Arc<Progress>,
     ) -> impl FnOnce(Handle, Cancel) -> LeafMerge + Send + 'static {
@@ -93,6 +96,7 @@ impl ParquetRowEngine {
             schema,
             bounds,
             inputs,
+            purge,
             rules,
             progress,
             threads,
@@ -177,7 +181,14 @@ impl RowEngine for ParquetRowEngine {
     }
 
     async fn export(&self, spec: ExportSpec, progress: Arc<Progress>) -> Result<ExportedFile> {
-        let merging = self.merging(spec.schema, spec.leaf.bounds, spec.inputs, spec.rules, progress);
+        let merging = self.merging(
+            spec.schema,
+            spec.leaf.bounds,
+            spec.inputs,
+            None,
+            spec.rules,
+            progress,
+        );
         let (store, path) = (spec.output, spec.output_path);
         off_runtime(move |runtime, cancel| {
             let merge = merging(runtime, cancel);
@@ -198,7 +209,14 @@ impl RowEngine for ParquetRowEngine {
 
     async fn compact(&self, spec: CompactionSpec, progress: Arc<Progress>) -> Result<Option<DataFile>> {
         let name = FileName::new(&spec.leaf.id, self.ids.uuid());
-        let merging = self.merging(spec.schema, spec.leaf.bounds, spec.inputs, spec.rules, progress);
+        let merging = self.merging(
+            spec.schema,
+            spec.leaf.bounds,
+            spec.inputs,
+            spec.purge,
+            spec.rules,
+            progress,
+        );
         let (store, path) = (spec.output, name.object_path(&spec.table));
         off_runtime(move |runtime, cancel| {
             let merge = merging(runtime, cancel);
@@ -235,6 +253,11 @@ impl RowEngine for ParquetRowEngine {
             .run()
         })
         .await
+    }
+
+    async fn may_match(&self, spec: MatchSpec) -> Result<Vec<bool>> {
+        let threads = self.options.threads;
+        off_runtime(move |runtime, cancel| may_match(&spec, threads, &runtime, &cancel)).await
     }
 
     async fn verify(&self, spec: VerifySpec) -> Result<Vec<FileFault>> {

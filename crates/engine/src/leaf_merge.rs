@@ -21,6 +21,7 @@ use dormouse_core::{
     file::RowDigest,
     key::{Key, KeyBounds, KeyRange},
     ports::{MergeInput, Progress},
+    predicate::Predicate,
     row_rules::RulesAt,
     schema::Schema,
 };
@@ -58,6 +59,8 @@ pub(crate) struct LeafMerge {
     pub(crate) bounds: KeyBounds,
     /// In a fixed order: rows of equal keys keep it.
     pub(crate) inputs: Vec<MergeInput>,
+    /// Rows to leave out.
+    pub(crate) purge: Option<Predicate>,
     /// The table's filters and aggregations.
     pub(crate) rules: Option<RulesAt>,
     pub(crate) progress: Arc<Progress>,
@@ -99,11 +102,8 @@ impl LeafMerge {
         let mut files = for_each(self.threads, self.inputs.len(), &self.cancel, |input| {
             MergeFile::open(&self.inputs[input], &table, &self.runtime, &self.cancel)
         })?;
-        let rules = match &self.rules {
-            Some(RulesAt { rules, at }) => Some(Rules::new(&table, rules, *at)?),
-            None => None,
-        };
-        let pieces = self.plan(&files, &table)?;
+        let rules = Rules::new(&table, self.rules.as_ref(), self.purge.as_ref())?;
+        let pieces = self.plan(&files, &table, rules.as_ref())?;
         for piece in &pieces {
             if let Piece::Copy { input, .. } = piece {
                 files[*input].is_hashed = true;
@@ -135,11 +135,11 @@ impl LeafMerge {
         }
     }
 
-    fn plan(&self, files: &[MergeFile], table: &TableSchema) -> Result<Vec<Piece>> {
+    fn plan(&self, files: &[MergeFile], table: &TableSchema, rules: Option<&Rules>) -> Result<Vec<Piece>> {
         let columns = parquet_columns(table)?;
         let inputs = files
             .iter()
-            .map(|file| self.row_groups(file, table, &columns))
+            .map(|file| self.row_groups(file, table, &columns, rules))
             .collect::<Result<Vec<_>>>()?;
         pieces::plan(&self.bounds, &inputs, self.layout, |input, row_groups| {
             marks(&files[input], table, row_groups)
@@ -152,12 +152,14 @@ impl LeafMerge {
         file: &MergeFile,
         table: &TableSchema,
         columns: &SchemaDescriptor,
+        rules: Option<&Rules>,
     ) -> Result<Vec<RowGroup>> {
         let groups = file.input.footer().row_groups();
         let rows = groups.iter().map(row_count).fold(0, u64::saturating_add);
         let is_whole = file.exact.is_some_and(|(exact, _)| exact == rows);
         // What is copied passes no rule.
-        let may_copy = is_whole && self.rules.is_none();
+        let may_change = rules.map(|rules| rules.may_change(&file.input));
+        let stays = |number: usize| may_change.as_ref().is_none_or(|may_change| !may_change[number]);
         let spans = pruning::spans(&file.input, table)?;
         let described = groups.iter().zip(spans).enumerate();
         Ok(described
@@ -165,7 +167,7 @@ impl LeafMerge {
                 rows: row_count(group),
                 bytes: group.compressed_size().unsigned_abs(),
                 span,
-                may_copy: may_copy && copy::is_copyable(&file.input, number, columns),
+                may_copy: is_whole && stays(number) && copy::is_copyable(&file.input, number, columns),
             })
             .collect())
     }
@@ -405,10 +407,11 @@ impl<'a> Job<'a> {
         for (file, seen) in self.files.iter().zip(tally.into_seen()) {
             let digest = file.check(&seen, &self.merge.cancel)?;
             decoded = (decoded.0 + seen.rows, decoded.1 + digest);
-            total = (
-                total.0 + seen.rows + file.copied.rows(),
-                total.1 + file.digest(&seen),
-            );
+            let kept = match self.rules {
+                Some(_) => file.copied(&seen),
+                None => (seen.rows + file.copied.rows(), file.digest(&seen)),
+            };
+            total = (total.0 + kept.0, total.1 + kept.1);
         }
         let merged = sum(written.iter().map(|piece| piece.merged));
         if merged != decoded {
@@ -418,9 +421,8 @@ impl<'a> Job<'a> {
                 merged.0, merged.1, decoded.0, decoded.1
             )));
         }
-        if self.rules.is_some() {
-            total = sum(written.iter().filter_map(|piece| piece.ruled));
-        }
+        let ruled = sum(written.iter().filter_map(|piece| piece.ruled));
+        let total = (total.0 + ruled.0, total.1 + ruled.1);
         Ok(MergedLeaf {
             rows: total.0,
             digest: total.1,

@@ -8,11 +8,11 @@
 //! |---|---|
 //! | [`options`] | memory, threads and the spill directory |
 //! | `engine` | the port |
-//! | `ingest`, `leaf_merge`, `sample`, `verify` | the calls, step by step |
+//! | `ingest`, `leaf_merge`, `sample`, `matching`, `verify` | the calls, step by step |
 //! | [`arrow_schema`], `table`, `columns` | core types and Arrow's; arrays brought into one form |
 //! | `input`, `footer`, `page_header`, `pages`, `thrift`, `object_reader`, `pruning` | untrusted Parquet, read in bounded windows, without what no bound needs |
 //! | `sort_key`, `cut`, `sort`, `merge` | the order of rows |
-//! | `rules` | a table's filters and aggregations |
+//! | `rules`, `predicate` | a table's filters and aggregations; what a SQL expression is true for |
 //! | `buffers`, `spill` | rows in memory and on disk until they are written |
 //! | `digest` | the row digest, frozen |
 //! | `writer`, `ordered_file`, `parquet_file`, `object_writer`, `meter` | Parquet out, with checksum and key range |
@@ -42,6 +42,7 @@ mod footer;
 mod ingest;
 mod input;
 mod leaf_merge;
+mod matching;
 mod merge;
 mod meter;
 mod object_reader;
@@ -50,6 +51,7 @@ mod ordered_file;
 mod page_header;
 mod pages;
 mod parquet_file;
+mod predicate;
 mod pruning;
 mod rules;
 mod sample;

@@ -1,4 +1,4 @@
-//! Row rules on batches in key order: rows that do not count are dropped, rows of equal keys become one.
+//! Row rules on batches in key order: rows that are purged or do not count are dropped, rows of equal keys become one.
 //!
 //! Rows of one key may be spread over batches, so the last key of each batch waits for the next one.
 
@@ -19,15 +19,16 @@ use arrow::{
 };
 use dormouse_core::{
     Error, Result,
-    row_rules::{Aggregation, Filter, Function, RowRules},
-    time::Timestamp,
+    predicate::Predicate,
+    row_rules::{Aggregation, Filter, Function, RulesAt},
 };
 
-use crate::table::TableSchema;
+use crate::{input::Input, predicate::RowPredicate, table::TableSchema};
 
-/// The rules of a table, at a time.
+/// The rules of a table, at a time, and what is purged.
 pub(crate) struct Rules {
     table: TableSchema,
+    purged: Option<RowPredicate>,
     /// Columns, and the time that each must be later than, in the column's unit.
     later_than: Vec<(usize, i64)>,
     /// For each value column what becomes of it; none when rows stay single.
@@ -35,9 +36,26 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
+    /// None when every row stays as it is.
+    ///
     /// # Errors
-    /// `Invalid` when the rules do not fit the columns.
-    pub(crate) fn new(table: &TableSchema, rules: &RowRules, now: Timestamp) -> Result<Self> {
+    /// `Invalid` when the rules or the predicate do not fit the columns.
+    pub(crate) fn new(
+        table: &TableSchema,
+        rules: Option<&RulesAt>,
+        purge: Option<&Predicate>,
+    ) -> Result<Option<Self>> {
+        let purged = purge
+            .map(|purge| RowPredicate::new(table, purge, aggregates(rules)))
+            .transpose()?;
+        let Some(RulesAt { rules, at: now }) = rules else {
+            return Ok(purged.map(|purged| Self {
+                table: table.clone(),
+                purged: Some(purged),
+                later_than: Vec::new(),
+                aggregations: None,
+            }));
+        };
         rules.check(&table.core)?;
         let position = |name: &str| table.core.columns().position(|column| column.name == name);
         let mut later_than = Vec::with_capacity(rules.filters.len());
@@ -55,11 +73,22 @@ impl Rules {
         };
         let values = table.core.values().iter();
         let aggregations: Option<Vec<_>> = values.map(|column| of_column(&column.name)).collect();
-        Ok(Self {
+        Ok(Some(Self {
             table: table.clone(),
+            purged,
             later_than,
             aggregations: aggregations.filter(|_| !rules.aggregations.is_empty()),
-        })
+        }))
+    }
+
+    /// Says of each row group of a file whether the rules may change something of it.
+    pub(crate) fn may_change(&self, input: &Input) -> Vec<bool> {
+        match &self.purged {
+            Some(purged) if self.later_than.is_empty() && self.aggregations.is_none() => {
+                purged.may_match(input, &self.table)
+            }
+            _ => vec![true; input.row_groups()],
+        }
     }
 
     /// Applies the rules to some rows in key order.
@@ -69,6 +98,11 @@ impl Rules {
             waiting: None,
         }
     }
+}
+
+/// Whether a row's values are those of many.
+pub(crate) fn aggregates(rules: Option<&RulesAt>) -> bool {
+    rules.is_some_and(|rules| !rules.rules.aggregations.is_empty())
 }
 
 /// A time in milliseconds, in the unit of a column: the latest value that is not after it.
@@ -137,6 +171,9 @@ fn cannot_apply(error: arrow::error::ArrowError) -> Error {
 
 impl Rules {
     fn filter(&self, mut batch: RecordBatch) -> Result<RecordBatch> {
+        if let Some(purged) = &self.purged {
+            batch = purged.without(&batch)?;
+        }
         for (column, oldest) in &self.later_than {
             let times = compute::cast(batch.column(*column), &ArrowType::Int64).map_err(cannot_apply)?;
             let times = times.as_primitive::<Int64Type>();

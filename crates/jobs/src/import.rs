@@ -122,6 +122,7 @@ async fn add(
                     checksum: file.crc64_nvme,
                     exact: Some((file.rows, file.row_digest)),
                 }],
+                purge: None,
                 rules: None,
                 output: services.data.clone(),
             };

@@ -6,6 +6,7 @@
 //! | [`process`] | one simulated process: its workers and schedules, killed, paused and stopped from outside |
 //! | [`ports`] | the ports of a simulated process |
 //! | [`auditor`] | who sees every write that took effect, and says at once when a promise is broken |
+//! | `presence` | which rows of which jobs the auditor expects in a table |
 //! | [`instance`] | a simulated instance: storage, processes, an operator |
 //! | [`checks`] | what must hold once all is quiet |
 //! | [`simulation`] | a whole run from a seed: clients, an operator, faults, quiet, and the last checks |
@@ -21,6 +22,7 @@ pub mod campaign;
 pub mod checks;
 pub mod instance;
 pub mod ports;
+mod presence;
 pub mod process;
 pub mod simulation;
 pub mod stage;

@@ -21,6 +21,8 @@ mod harness;
 mod housekeeping;
 #[path = "jobs/ingest.rs"]
 mod ingest;
+#[path = "jobs/purge.rs"]
+mod purge;
 #[path = "jobs/repair.rs"]
 mod repair;
 #[path = "jobs/simulation.rs"]

@@ -125,6 +125,9 @@ fn summary(context: &Context, report: &JobReport) -> String {
         }
         None => {
             fields.push(("input files", printer::count(report.input_files)));
+            if let Some(predicate) = &report.purge {
+                fields.push(("purges rows where", predicate.to_string()));
+            }
             fields.push(("rows", printer::count(report.rows_written())));
             if let Some(run) = report.deciding_run() {
                 fields.push(("files", printer::count(run.files)));

@@ -118,7 +118,7 @@ fn print(context: &Context, info: &TableInfo, done: &str) -> Result<()> {
     })
 }
 
-fn confirmed(question: &str) -> Result<bool> {
+pub(super) fn confirmed(question: &str) -> Result<bool> {
     printer::note(&format!("{question} [y/N]"));
     let mut answer = String::new();
     std::io::stdin()

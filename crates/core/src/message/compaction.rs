@@ -6,6 +6,7 @@ use super::parse_json;
 use crate::{
     error::{Error, Result},
     ids::{FileName, JobId, PartitionId, TableId},
+    predicate::Predicate,
 };
 
 /// A request to merge files.
@@ -22,6 +23,9 @@ pub struct CompactionMessage {
     pub partition_id: PartitionId,
     /// The files.
     pub input_files: Vec<FileName>,
+    /// The rows to leave out. Sleeper has no such field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub purge: Option<Predicate>,
 }
 
 impl CompactionMessage {
@@ -57,6 +61,7 @@ mod tests {
             job_id: JobId::new("j1").unwrap(),
             input_files: vec![FileName::new(&leaf, Uuid::nil())],
             partition_id: leaf,
+            purge: None,
         };
         let body = message.to_body().unwrap();
         assert_eq!(
@@ -66,5 +71,20 @@ mod tests {
         assert_eq!(CompactionMessage::parse(&body).unwrap(), message);
         let error = CompactionMessage::parse(r#"{"tableId":"0a1b2c3d"}"#).unwrap_err();
         assert!(error.report().contains("jobId"), "{}", error.report());
+    }
+
+    #[test]
+    fn may_leave_rows_out() {
+        let body =
+            r#"{"tableId":"0a1b2c3d","jobId":"j1","partitionId":"p1","inputFiles":[],"purge":"k = 1"}"#;
+        let message = CompactionMessage::parse(body).unwrap();
+        assert_eq!(message.purge, Some(Predicate::new("k = 1").unwrap()));
+        assert_eq!(message.to_body().unwrap(), body);
+        let error = CompactionMessage::parse(&body.replace("k = 1", "")).unwrap_err();
+        assert!(
+            error.report().contains("predicate is empty"),
+            "{}",
+            error.report()
+        );
     }
 }

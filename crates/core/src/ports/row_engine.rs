@@ -17,6 +17,7 @@ use crate::{
     ids::TableId,
     key::{Key, KeyRange},
     partition::Leaf,
+    predicate::Predicate,
     row_rules::RulesAt,
     schema::Schema,
 };
@@ -47,10 +48,12 @@ pub trait RowEngine: Debug + Send + Sync {
 
     /// Merges the rows of one leaf from sorted files into one new data file; none when no row is left.
     ///
-    /// Every row of the leaf in every input is in the file, as the rules will have it, or the call fails.
+    /// Every row of the leaf in every input is in the file, but for those that are purged, as the rules will have
+    /// it, or the call fails.
     ///
     /// # Errors
-    /// `Corrupt` when an input's bytes, rows or digest are not what the state says.
+    /// `Corrupt` when an input's bytes, rows or digest are not what the state says; `Invalid` when the predicate of
+    /// what is purged does not fit the columns, or cannot be evaluated for a row.
     async fn compact(&self, spec: CompactionSpec, progress: Arc<Progress>) -> Result<Option<DataFile>>;
 
     /// Row keys of a leaf, spread evenly over its rows: each stands for itself and the rows after it. Their row
@@ -59,6 +62,14 @@ pub trait RowEngine: Debug + Send + Sync {
     /// # Errors
     /// `Corrupt` when an input cannot be read.
     async fn sample(&self, spec: SampleSpec) -> Result<Vec<KeySample>>;
+
+    /// Says of each input whether it may have rows of the leaf that the predicate is true for, by what can be told
+    /// without reading all of it. Where nothing can be told, it may.
+    ///
+    /// # Errors
+    /// `Invalid` when the predicate does not fit the columns, or is not the same whenever it is evaluated, with what
+    /// is wrong; also without inputs. `Corrupt` when an input cannot be read.
+    async fn may_match(&self, spec: MatchSpec) -> Result<Vec<bool>>;
 
     /// Reads a whole file, and answers with everything about it that is not what the caller says: bytes,
     /// rows, digests, order and key ranges. Nothing when it is sound.
@@ -128,10 +139,27 @@ pub struct CompactionSpec {
     pub leaf: Leaf,
     /// Data files in a fixed order: rows of equal keys keep it.
     pub inputs: Vec<MergeInput>,
+    /// Rows to leave out, before the rules see them.
+    pub purge: Option<Predicate>,
     /// The table's filters and aggregations.
     pub rules: Option<RulesAt>,
     /// Where to write: the table-data bucket.
     pub output: Arc<dyn ObjectStore>,
+}
+
+/// Where to look for rows that a predicate is true for.
+#[derive(Clone, Debug)]
+pub struct MatchSpec {
+    /// The table's columns.
+    pub schema: Arc<Schema>,
+    /// The leaf; rows beyond its bounds do not count.
+    pub leaf: Leaf,
+    /// The data files.
+    pub inputs: Vec<MergeInput>,
+    /// Which rows are meant. In a table with aggregations, where a row's values are those of many, by its keys alone.
+    pub predicate: Predicate,
+    /// The table's filters and aggregations.
+    pub rules: Option<RulesAt>,
 }
 
 /// What to sample: the rows of one leaf.

@@ -383,6 +383,11 @@ impl TableState {
         self.leases.get(&(leaf.clone(), file.clone()))
     }
 
+    /// The first transaction whose state has a live file; none for other files.
+    pub fn added(&self, file: &FileName) -> Option<TransactionNumber> {
+        self.files.get(file).map(|live| live.added)
+    }
+
     /// Files that no leaf refers to and whose objects may still be there, by name.
     pub fn garbage(&self) -> impl Iterator<Item = (&FileName, &Garbage)> {
         self.garbage.iter()

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::{Error, Result},
     ids::{JobId, JobKind, RunId, TableId, TransactionNumber},
+    predicate::Predicate,
     time::Timestamp,
 };
 
@@ -132,7 +133,11 @@ pub enum EventKind {
     /// The message cannot be used.
     Rejected { reasons: Vec<String>, message: String },
     /// The job was planned.
-    Created { input_files: u64 },
+    Created {
+        input_files: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        purge: Option<Predicate>,
+    },
     /// The message was read.
     Accepted { input_files: u64 },
     /// A run began.

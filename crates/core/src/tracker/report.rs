@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::event::{Event, EventKind, JobKey, JobStatus};
 use crate::{
     ids::{JobKind, RunId, TransactionNumber},
+    predicate::Predicate,
     time::Timestamp,
 };
 
@@ -79,6 +80,9 @@ pub struct JobReport {
     pub status: JobStatus,
     /// How many input files it has.
     pub input_files: u64,
+    /// Which rows a compaction leaves out, where it purges some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub purge: Option<Predicate>,
     /// When it was first heard of.
     pub created: Timestamp,
     /// When it was last heard of.
@@ -107,6 +111,7 @@ impl JobReport {
             key,
             table_name,
             input_files: 0,
+            purge: None,
             created: at,
             updated: at,
             runs: Vec::new(),
@@ -194,9 +199,10 @@ impl JobReport {
     pub fn record(&mut self, event: &Event) {
         self.created = self.created.min(event.at);
         self.updated = self.updated.max(event.at);
-        if let EventKind::Created { input_files } = event.kind {
+        if let EventKind::Created { input_files, purge } = &event.kind {
             // Nobody runs it yet.
-            self.input_files = self.input_files.max(input_files);
+            self.input_files = self.input_files.max(*input_files);
+            self.purge.clone_from(purge);
             return;
         }
         let known = self.run_of(event);
@@ -514,7 +520,15 @@ mod tests {
     fn a_job_that_was_faster_than_the_word_of_its_creation_has_ended() {
         let events = [
             at(1000, 1, "a", failed("an input is gone")),
-            at(2000, 0, "j", EventKind::Created { input_files: 3 }),
+            at(
+                2000,
+                0,
+                "j",
+                EventKind::Created {
+                    input_files: 3,
+                    purge: None,
+                },
+            ),
         ];
         assert_eq!(report(&events).status, JobStatus::Failed);
         assert_eq!(report(&events).input_files, 3);

@@ -85,6 +85,14 @@ impl MergeFile {
     pub(crate) fn digest(&self, seen: &Seen) -> RowDigest {
         self.exact.map_or(seen.digest, |(_, digest)| digest)
     }
+
+    /// How many rows were copied, and their digest.
+    pub(crate) fn copied(&self, seen: &Seen) -> (u64, RowDigest) {
+        match self.copied.rows() {
+            0 => (0, RowDigest::default()),
+            rows => (rows, self.digest(seen) - seen.digest),
+        }
+    }
 }
 
 /// Rows of a file that were read in the leaf.

@@ -29,6 +29,7 @@ async fn two_files() -> (Fixture, Vec<MergeInput>) {
 
 async fn compact(fixture: &Fixture, leaf: usize, inputs: &[MergeInput]) -> Result<Option<DataFile>> {
     let spec = CompactionSpec {
+        purge: None,
         table: TableId::new("table").unwrap(),
         schema: fixture.schema.clone(),
         leaf: fixture.leaves[leaf].clone(),

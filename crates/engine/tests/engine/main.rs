@@ -11,6 +11,7 @@ mod ingest;
 mod inputs;
 mod pieces;
 mod properties;
+mod purge;
 mod rules;
 mod sample;
 mod spilling;

@@ -114,6 +114,7 @@ async fn a_compaction_whose_rows_are_all_dropped_writes_nothing() {
         .await;
     let compact = |rules: RowRules| {
         let spec = CompactionSpec {
+            purge: None,
             table: TableId::new("table").unwrap(),
             schema: fixture.schema.clone(),
             leaf: fixture.leaves[0].clone(),

@@ -6,6 +6,7 @@ use dormouse_core::{
     message::CompactionMessage,
     plan::compaction::{PlannedCompaction, Policy, compactions},
     ports::{Message, QueueName},
+    predicate::Predicate,
     state::{Commit, CommitId, Outcome, Record},
     tables::TableInfo,
     time::Timestamp,
@@ -27,17 +28,32 @@ pub async fn create(services: &Services, table: &TableInfo, policy: Policy) -> R
     let now = services.ports.clock.now().max(state.at());
     let planned = compactions(&state, policy, services.settings.compaction_limit(), now);
     drop(state);
+    lease_and_send(services, table, &planned, None).await
+}
+
+/// Leases the inputs of compactions and sends their jobs, which leave out the rows of `purge`. Returns the jobs;
+/// compactions whose inputs were gone or leased have none.
+///
+/// # Errors
+/// Errors of the stores; jobs that were sent before run.
+pub(super) async fn lease_and_send(
+    services: &Services,
+    table: &TableInfo,
+    planned: &[PlannedCompaction],
+    purge: Option<&Predicate>,
+) -> Result<Vec<JobId>> {
     let mut created = Vec::new();
     for batch in planned.chunks(BATCH) {
-        created.extend(lease_and_send(services, table, batch).await?);
+        created.extend(lease_and_send_batch(services, table, batch, purge).await?);
     }
     Ok(created)
 }
 
-async fn lease_and_send(
+async fn lease_and_send_batch(
     services: &Services,
     table: &TableInfo,
     planned: &[PlannedCompaction],
+    purge: Option<&Predicate>,
 ) -> Result<Vec<JobId>> {
     let mut jobs = Vec::with_capacity(planned.len());
     for compaction in planned {
@@ -66,6 +82,7 @@ async fn lease_and_send(
                 job_id: job.clone(),
                 partition_id: compaction.partition.clone(),
                 input_files: compaction.inputs.clone(),
+                purge: purge.cloned(),
             };
             Ok(Message::new(message.to_body()?))
         })
@@ -74,7 +91,7 @@ async fn lease_and_send(
         services.queue(QueueName::Compaction)?.send(messages).await?;
     }
     for (job, compaction) in &leased {
-        report(services, table, job, compaction).await;
+        report(services, table, job, compaction, purge).await;
     }
     Ok(leased.into_iter().map(|(job, _)| job).collect())
 }
@@ -105,7 +122,13 @@ async fn lease(
     Ok(services.states.commit(table, commit).await?.outcome)
 }
 
-async fn report(services: &Services, table: &TableInfo, job: &JobId, compaction: &PlannedCompaction) {
+async fn report(
+    services: &Services,
+    table: &TableInfo,
+    job: &JobId,
+    compaction: &PlannedCompaction,
+    purge: Option<&Predicate>,
+) {
     let key = JobKey {
         kind: JobKind::Compaction,
         table: Some(table.id.clone()),
@@ -113,6 +136,7 @@ async fn report(services: &Services, table: &TableInfo, job: &JobId, compaction:
     };
     let kind = EventKind::Created {
         input_files: compaction.inputs.len() as u64,
+        purge: purge.cloned(),
     };
     let recorded = async {
         let run = RunId::new(job.as_str())?;

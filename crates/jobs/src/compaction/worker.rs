@@ -185,6 +185,7 @@ impl CompactionWorker {
             schema,
             leaf,
             inputs,
+            purge: message.purge.clone(),
             rules: rules.at(self.services.ports.clock.now()),
             output: self.services.data.clone(),
         })

@@ -21,29 +21,10 @@ use futures::FutureExt;
 use object_store::{ObjectStore, ObjectStoreExt, path::Path};
 use parking_lot::Mutex;
 
-use super::stage::{Act, Fate, Stage};
-
-/// A change of a table's rows.
-#[derive(Clone, Debug)]
-enum Change {
-    Added(JobId),
-    Cleared,
-    /// To what the table was after this transaction.
-    Restored(TransactionNumber),
-}
-
-/// The jobs whose rows are in the table after a transaction.
-fn jobs_at(changes: &[(TransactionNumber, Change)], at: TransactionNumber) -> Vec<&JobId> {
-    let mut jobs = Vec::new();
-    for (_, change) in changes.iter().take_while(|(number, _)| *number <= at) {
-        match change {
-            Change::Cleared => jobs.clear(),
-            Change::Added(job) => jobs.push(job),
-            Change::Restored(of) => jobs = jobs_at(changes, *of),
-        }
-    }
-    jobs
-}
+use super::{
+    presence::{Change, RowsAt, presence_at},
+    stage::{Act, Fate, Stage},
+};
 
 /// What the auditor knows of a table.
 #[derive(Clone, Debug, Default)]
@@ -70,7 +51,7 @@ struct Audit {
 }
 
 /// The rare events that simulations are made for; a long run sees each.
-pub const RARE_EVENTS: [&str; 22] = [
+pub const RARE_EVENTS: [&str; 24] = [
     "append landed and its reply was lost",
     "append lost its race",
     "job acknowledged by a run that was not told of its commit",
@@ -93,6 +74,8 @@ pub const RARE_EVENTS: [&str; 22] = [
     "compaction committed",
     "leaf split by its rows",
     "leaf kept whole",
+    "purge came to its end",
+    "purge met files that others had leased",
 ];
 
 /// Who sees every write that took effect.
@@ -120,6 +103,11 @@ impl Auditor {
     /// A client promises that a job brings these rows.
     pub fn promise(&self, job: JobId, rows: Arc<Vec<Row>>) {
         self.audit.lock().promises.insert(job, rows);
+    }
+
+    /// The rows that a client promised of a job.
+    pub fn promised(&self, job: &JobId) -> Option<Arc<Vec<Row>>> {
+        self.audit.lock().promises.get(job).cloned()
     }
 
     /// Counts an event.
@@ -179,17 +167,38 @@ impl Auditor {
         jobs.unwrap_or_default()
     }
 
-    /// The rows that a table must hold after a transaction, sorted.
-    pub fn rows_at(&self, table: &TableId, at: TransactionNumber) -> Vec<Row> {
+    /// The rows that a table must hold after a transaction, and those that it may hold.
+    pub fn rows_at(&self, table: &TableId, at: TransactionNumber) -> RowsAt {
         let audit = self.audit.lock();
         let changes = audit.tables.get(table).map(|table| &*table.changes);
-        let mut rows: Vec<Row> = jobs_at(changes.unwrap_or_default(), at)
-            .into_iter()
-            .filter_map(|job| audit.promises.get(job))
-            .flat_map(|rows| rows.iter().cloned())
-            .collect();
-        rows.sort();
+        let mut rows = RowsAt::default();
+        for (job, presence) in presence_at(changes.unwrap_or_default(), at) {
+            let promised = audit
+                .promises
+                .get(job)
+                .into_iter()
+                .flat_map(|rows| rows.iter().cloned());
+            rows.add(presence, promised);
+        }
         rows
+    }
+
+    /// The operator begins to purge a job's rows from a table.
+    pub fn purge_begins(&self, table: &TableId, job: &JobId) {
+        let mut audit = self.audit.lock();
+        if let Some(table) = audit.tables.get_mut(table) {
+            let next = table.state.transaction().next();
+            table.changes.push((next, Change::PurgeBegun(job.clone())));
+        }
+    }
+
+    /// A purge has found nothing left of a job's rows in the table after a transaction.
+    pub fn purge_ended(&self, table: &TableId, job: &JobId, at: TransactionNumber) {
+        let mut audit = self.audit.lock();
+        if let Some(table) = audit.tables.get_mut(table) {
+            let later = table.changes.partition_point(|(number, _)| *number <= at);
+            table.changes.insert(later, (at, Change::Purged(job.clone())));
+        }
     }
 
     /// How many splits came after a transaction.

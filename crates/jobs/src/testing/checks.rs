@@ -251,13 +251,10 @@ async fn export(instance: &Instance, expected: &Expected, export: &str, table: &
             "Export: {export} has objects beside its manifest: {names:?}"
         ));
     }
-    rows.sort();
     let expected = instance.stage.auditor.rows_at(table, manifest.transaction);
-    if rows != expected {
+    if let Some(difference) = expected.differ_from(&rows) {
         return wrong(format!(
-            "Snapshot read: export {export} has {} rows, and the table had {} at {}",
-            rows.len(),
-            expected.len(),
+            "Snapshot read: export {export} of transaction {} has {difference}",
             manifest.transaction
         ));
     }
@@ -317,14 +314,9 @@ async fn tables(instance: &Instance, expected: &Expected) -> u64 {
                 );
             }
         }
-        rows.sort();
         let expected = instance.stage.auditor.rows_at(&info.id, state.transaction());
-        if rows != expected {
-            wrong(format!(
-                "Rows: table {name} holds {} rows and must hold {}",
-                rows.len(),
-                expected.len()
-            ));
+        if let Some(difference) = expected.differ_from(&rows) {
+            wrong(format!("Rows: table {name} holds {difference}"));
         }
         let exact = state.leaves().all(|leaf| {
             state

@@ -226,6 +226,7 @@ impl Run {
             script.age().await;
             instance.drained("after messages came again").await;
         }
+        script.end_purges().await;
         let found = checks::all(instance, &mut script.expected).await;
         Summary {
             seconds: stage.clock.now().since(began).as_secs(),

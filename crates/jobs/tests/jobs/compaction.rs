@@ -74,6 +74,7 @@ async fn assert_compacted(world: &World, table: &TableInfo, context: &str) {
     collect(world).await;
     world.assert_no_orphans(table).await;
     assert_eq!(world.rows(table).await, all_rows(), "{context}");
+    world.assert_sound(table).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -222,6 +223,7 @@ async fn a_split_before_the_commit_fails_the_job_and_harms_nothing() {
         assert_eq!(files_by_leaf(&world, &table).await, [1, 0, 1, 1], "{when}");
         collect(&world).await;
         world.assert_no_orphans(&table).await;
+        world.assert_sound(&table).await;
     }
 }
 

@@ -21,6 +21,7 @@ use dormouse_jobs::{
     Handler, Ports, Services,
     commit::Committer,
     compaction::CompactionWorker,
+    doctor::{Depth, examine},
     export::{ExportLeafWorker, ExportSplitter},
     ingest::IngestWorker,
     splitting::Splitter,
@@ -401,6 +402,14 @@ impl World {
             )
             .await;
         assert!(matches!(outcome, Outcome::Applied(_)), "{outcome:?}");
+    }
+
+    /// The doctor finds nothing, to the last row.
+    pub(crate) async fn assert_sound(&self, table: &TableInfo) {
+        let report = Box::pin(examine(&self.process(), table, Depth::Deep))
+            .await
+            .unwrap();
+        assert!(report.findings.is_empty(), "{:#?}", report.findings);
     }
 
     /// Every data file is referenced, nothing is garbage, and no object is an orphan.

@@ -20,8 +20,9 @@ use crate::{
     partition::Leaf,
     ports::{
         CompactionSpec, ExportSpec, ExportedFile, FaultKind, FileFault, Ids, IngestSpec, InputObject,
-        KeySample, MergeInput, Progress, RowEngine, SampleSpec, VerifySpec,
+        KeySample, MatchSpec, MergeInput, Progress, RowEngine, SampleSpec, VerifySpec,
     },
+    predicate::Predicate,
     row_rules::RulesAt,
     schema::{Column, DataType, Schema},
 };
@@ -60,6 +61,8 @@ pub type EngineHook = Arc<dyn Fn(EngineStep) -> BoxFuture<'static, Result<()>> +
 
 /// A [`RowEngine`] whose rows are a number and a text, and whose files are short JSON texts: fast, and the same
 /// calls in the same order write the same bytes.
+///
+/// Of predicates it knows `payload LIKE 'text%'` alone, where the text stands for itself.
 ///
 /// An input object is a JSON list of rows in any order, and so are data files and exports, in key order. Tables
 /// have the columns of [`MemoryRowEngine::schema`].
@@ -287,6 +290,15 @@ async fn merged(inputs: &[MergeInput], leaf: &Leaf, progress: &Progress) -> Resu
     Ok(rows)
 }
 
+/// The text that the payload of a row begins with that is meant.
+fn payload_prefix(predicate: &Predicate) -> Result<&str> {
+    let prefix = predicate
+        .as_str()
+        .strip_prefix("payload LIKE '")
+        .and_then(|rest| rest.strip_suffix("%'"));
+    prefix.ok_or_else(|| Error::invalid(format!("rows in memory know no predicate such as {predicate}")))
+}
+
 /// What rules make of rows is the business of the engine that is real.
 fn refuse_rules(rules: Option<&RulesAt>) -> Result<()> {
     match rules {
@@ -364,7 +376,11 @@ impl RowEngine for MemoryRowEngine {
         let partition = &spec.leaf.id;
         self.at(EngineStep::Compact(partition.clone())).await?;
         refuse_rules(spec.rules.as_ref())?;
-        let rows = merged(&spec.inputs, &spec.leaf, &progress).await?;
+        let mut rows = merged(&spec.inputs, &spec.leaf, &progress).await?;
+        if let Some(predicate) = &spec.purge {
+            let prefix = payload_prefix(predicate)?;
+            rows.retain(|row| !row.1.starts_with(prefix));
+        }
         let file = match part_of(&rows) {
             None => None,
             Some(part) => {
@@ -385,6 +401,16 @@ impl RowEngine for MemoryRowEngine {
             rows: chunk.len() as u64,
         });
         Ok(samples.collect())
+    }
+
+    async fn may_match(&self, spec: MatchSpec) -> Result<Vec<bool>> {
+        let prefix = payload_prefix(&spec.predicate)?;
+        let mut matches = Vec::with_capacity(spec.inputs.len());
+        for input in &spec.inputs {
+            let rows = read_file(input, &spec.leaf).await?;
+            matches.push(rows.iter().any(|row| row.1.starts_with(prefix)));
+        }
+        Ok(matches)
     }
 
     async fn verify(&self, spec: VerifySpec) -> Result<Vec<FileFault>> {

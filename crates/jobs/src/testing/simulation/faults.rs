@@ -69,6 +69,8 @@ pub enum FaultKind {
     TableDropped,
     /// Tables are cleared, or restored to what they were.
     TableCleared,
+    /// Rows are purged.
+    Purged,
     /// Leaves are split.
     Split,
     /// The newest snapshot is damaged.
@@ -81,7 +83,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// Every kind.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::Failed,
         Self::ReplyLost,
         Self::Slow,
@@ -110,6 +112,7 @@ impl FaultKind {
         Self::Redrive,
         Self::TableDropped,
         Self::TableCleared,
+        Self::Purged,
         Self::Split,
         Self::SnapshotDamaged,
         Self::SentAgain,

@@ -6,6 +6,7 @@ use dormouse_core::{
     ids::{JobId, PartitionId, TableId, TransactionNumber},
     message::IngestMessage,
     ports::QueueName,
+    predicate::Predicate,
     state::{AsOf, Commit, CommitId, Record, transaction::Split},
     tables::TableInfo,
     testing::rows::Row,
@@ -14,11 +15,14 @@ use object_store::{ObjectStoreExt, path::Path};
 use rand::{RngExt, seq::IndexedRandom};
 
 use super::{FaultKind, Run};
-use crate::testing::{
-    checks::{Expected, Sent},
-    instance::{KEYS, TableForm},
-    ports::INPUTS,
-    stage::Control,
+use crate::{
+    compaction::Purge,
+    testing::{
+        checks::{Expected, Sent},
+        instance::{KEYS, TableForm},
+        ports::INPUTS,
+        stage::Control,
+    },
 };
 
 /// The clients and operators of a run.
@@ -26,7 +30,16 @@ pub(super) struct Script<'a> {
     run: &'a Run,
     pub(super) expected: Expected,
     bodies: Vec<(QueueName, String)>,
+    /// Purges that were given up.
+    purges: Vec<Purged>,
     next: u32,
+}
+
+/// A purge of a job's rows.
+struct Purged {
+    table: TableInfo,
+    job: JobId,
+    predicate: Predicate,
 }
 
 impl<'a> Script<'a> {
@@ -36,6 +49,7 @@ impl<'a> Script<'a> {
             run,
             expected: Expected::default(),
             bodies: Vec::new(),
+            purges: Vec::new(),
             next: 0,
         };
         for table in 0..run.draw(|rng| rng.random_range(1..=2)) {
@@ -119,6 +133,7 @@ impl<'a> Script<'a> {
         let choice = self.run.draw(|rng| rng.random_range(0..100));
         let has = |kind| self.run.has(kind);
         match choice {
+            36..40 if has(FaultKind::Purged) => self.purge().await,
             0..40 => self.ingest().await,
             40..52 => {
                 let (_, table) = self.any_table();
@@ -332,6 +347,89 @@ impl<'a> Script<'a> {
             files: past.to_restore(),
         };
         self.commit(&table.id, "restore", record).await;
+    }
+
+    /// Purges the rows of a job, and now and then gives up half-way.
+    async fn purge(&mut self) {
+        let (_, table) = self.any_table();
+        let jobs = self.run.instance.stage.auditor.jobs(&table.id);
+        let Some(job) = self.run.draw(|rng| jobs.choose(rng).cloned()) else {
+            return;
+        };
+        let Some(rows) = self.run.instance.stage.auditor.promised(&job) else {
+            return;
+        };
+        let Some(name) = rows.first().and_then(|row| row.1.split('/').next()) else {
+            return;
+        };
+        let predicate = Predicate::new(format!("payload LIKE '{name}/%'")).unwrap();
+        let rounds = self.run.draw(|rng| rng.random_range(1..6));
+        let pending = Purged {
+            table,
+            job,
+            predicate,
+        };
+        if self.purge_rounds(&pending, rounds).await {
+            self.count("purge came to its end");
+        } else {
+            self.purges.push(pending);
+        }
+    }
+
+    /// Whether the purge came to its end.
+    async fn purge_rounds(&self, purged: &Purged, rounds: usize) -> bool {
+        let Purged {
+            table,
+            job,
+            predicate,
+        } = purged;
+        let (instance, auditor) = (&self.run.instance, &self.run.instance.stage.auditor);
+        self.note(format_args!("the rows of {job} are purged from {}", table.id));
+        auditor.purge_begins(&table.id, job);
+        let mut purge = Purge::begin(&instance.operator, table, predicate.clone())
+            .await
+            .unwrap();
+        for _ in 0..rounds {
+            // Files of a state that is no longer the newest may be gone.
+            let Ok(round) = purge.round().await else {
+                return false;
+            };
+            if round.is_last() {
+                auditor.purge_ended(&table.id, job, round.transaction);
+                return true;
+            }
+            if round.busy > 0 {
+                self.count("purge met files that others had leased");
+            }
+            instance.sleep(Duration::from_secs(20)).await;
+        }
+        false
+    }
+
+    /// Brings purges to their end that were given up.
+    pub(super) async fn end_purges(&mut self) {
+        for purged in std::mem::take(&mut self.purges) {
+            if !self
+                .expected
+                .tables
+                .values()
+                .any(|table| table.id == purged.table.id)
+            {
+                continue;
+            }
+            let mut tries = 0;
+            while !self.purge_rounds(&purged, 3).await {
+                tries += 1;
+                if tries > 20 {
+                    let text = format!("Liveness: the purge of {} does not end", purged.job);
+                    self.run.instance.stage.auditor.violation(text);
+                    return;
+                }
+                // Leases run out.
+                self.run.instance.leap(Duration::from_secs(3600));
+                self.run.instance.drained("after a purge").await;
+            }
+        }
     }
 
     async fn split(&mut self) {
