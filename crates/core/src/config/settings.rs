@@ -395,7 +395,7 @@ mod tests {
         assert_eq!(settings.ingest_directories(), ["/a", "/b/c"].map(PathBuf::from));
         assert_eq!(
             instance("ingest.file.directories=").ingest_directories(),
-            [PathBuf::new(); 0]
+            Vec::<PathBuf>::new()
         );
 
         let table = of_table(

@@ -8,7 +8,7 @@ use dormouse_core::{
     ids::BucketName,
     ports::{
         Buckets, Clock, Condition, Ids, Item, ItemKey, ItemStore, Message, Progress, Queue, QueueName,
-        QueueSettings, Sort, SystemClock, SystemIds, Write, create_object,
+        QueueSettings, Sort, SystemClock, SystemIds, VerifySpec, Write, create_object,
         item_store::{MAX_ITEM_BYTES, MAX_TRANSACTION_WRITES, Value, check_writes},
         queue::{MAX_BODY_BYTES, check_messages},
     },
@@ -21,7 +21,10 @@ use dormouse_core::{
 };
 use object_store::{ObjectStoreExt, memory::InMemory, path::Path};
 
-use crate::faulty_objects::{FaultyObjects, Puts};
+use crate::{
+    faulty_objects::{FaultyObjects, Puts},
+    samples::{file, schema},
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_item_store_in_memory_conforms() {
@@ -272,4 +275,18 @@ fn progress_is_the_sum_of_what_was_told() {
         progress.add_written(rows * 2);
     }
     assert_eq!((progress.read(), progress.written()), (7, 14));
+}
+
+#[test]
+fn a_file_to_verify_has_the_rows_of_its_parts() {
+    let file = file("a", &[(1, 5, 4), (6, 9, 2)]);
+    let spec = VerifySpec {
+        schema: schema(),
+        store: Arc::new(InMemory::new()),
+        path: Path::from("a"),
+        bytes: file.bytes,
+        checksum: file.checksum,
+        parts: file.parts.clone(),
+    };
+    assert_eq!(spec.rows(), (6, file.digest()));
 }
