@@ -10,7 +10,7 @@ use dormouse_core::{
         Buckets, Clock, Condition, Ids, Item, ItemKey, ItemStore, Message, Progress, Queue, QueueName,
         QueueSettings, Sort, SystemClock, SystemIds, VerifySpec, Write, create_object,
         item_store::{MAX_ITEM_BYTES, MAX_TRANSACTION_WRITES, Value, check_writes},
-        queue::{MAX_BODY_BYTES, check_messages},
+        queue::check_messages,
     },
     testing::{
         memory::{MemoryBuckets, MemoryItemStore, MemoryQueue},
@@ -236,8 +236,9 @@ fn writes_are_checked_against_the_limits_of_a_transaction() {
 #[test]
 fn a_message_has_a_limit_and_a_queue_a_name() {
     let message = |bytes| Message::new("x".repeat(bytes));
-    check_messages(&[message(MAX_BODY_BYTES)]).unwrap();
-    let error = check_messages(&[message(1), message(MAX_BODY_BYTES + 1)]).unwrap_err();
+    let mebibyte = 1 << 20;
+    check_messages(&[message(mebibyte)]).unwrap();
+    let error = check_messages(&[message(1), message(mebibyte + 1)]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
     assert_eq!(
         QueueName::ALL.map(QueueName::as_str),
