@@ -376,4 +376,22 @@ mod tests {
                 .contains("without nulls")
         );
     }
+
+    #[test]
+    fn a_map_is_aggregated_when_all_its_values_are_numbers() {
+        for (value, fits) in [
+            (Column::required("value", DataType::Float32), true),
+            (Column::nullable("value", DataType::Float32), false),
+            (Column::required("value", DataType::Utf8), false),
+        ] {
+            let map = DataType::Map {
+                key: Box::new(Column::required("key", DataType::Utf8)),
+                value: Box::new(value),
+            };
+            let key = vec![Column::required("k", DataType::Utf8)];
+            let schema = Schema::new(key, vec![], vec![Column::required("m", map)]).unwrap();
+            let rules = RowRules::parse("", "map_min(m)").unwrap();
+            assert_eq!(rules.check(&schema).is_ok(), fits, "{schema:?}");
+        }
+    }
 }

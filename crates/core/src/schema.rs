@@ -297,6 +297,7 @@ impl Schema {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::key::Bytes;
 
     /// `nesting` lists around a number.
     fn nested(nesting: usize) -> Column {
@@ -318,6 +319,105 @@ mod tests {
         assert!(error.to_string().contains("\"v\" is nested"), "{error}");
         let deep = postcard::to_stdvec(&nested(2000)).unwrap();
         assert!(postcard::from_bytes::<Column>(&deep).is_err());
+    }
+
+    #[test]
+    fn maps_and_structs_count_as_nested() {
+        let item = || nested(MAX_NESTING - 1);
+        let map = |key, value| DataType::Map {
+            key: Box::new(key),
+            value: Box::new(value),
+        };
+        let short = || Column::required("s", DataType::Int8);
+        let around = |item: Column| {
+            [
+                map(item.clone(), short()),
+                map(short(), item.clone()),
+                DataType::Struct(vec![short(), item]),
+            ]
+        };
+        let with = |data_type| {
+            let key = vec![Column::required("k", DataType::Int32)];
+            Schema::new(key, vec![], vec![Column::nullable("v", data_type)])
+        };
+        for data_type in around(item()) {
+            let schema = with(data_type).unwrap();
+            let json = serde_json::to_string(&schema).unwrap();
+            assert_eq!(serde_json::from_str::<Schema>(&json).unwrap(), schema);
+        }
+        for data_type in around(nested(MAX_NESTING)) {
+            with(data_type).unwrap_err();
+        }
+    }
+
+    fn key_types() -> Vec<(DataType, KeyValue)> {
+        let timestamp = DataType::Timestamp {
+            unit: TimeUnit::Second,
+            timezone: None,
+        };
+        vec![
+            (DataType::Int32, KeyValue::Int32(1)),
+            (DataType::Int64, KeyValue::Int64(1)),
+            (DataType::Utf8, KeyValue::Utf8("a".into())),
+            (DataType::Binary, KeyValue::Binary(Bytes(b"a".to_vec().into()))),
+            (DataType::Date32, KeyValue::Date32(1)),
+            (timestamp, KeyValue::Timestamp(1)),
+        ]
+    }
+
+    #[test]
+    fn a_key_column_holds_values_of_its_type_alone() {
+        let types = key_types();
+        for (i, (data_type, _)) in types.iter().enumerate() {
+            assert!(data_type.is_key_type());
+            let held: Vec<_> = types.iter().map(|(_, value)| data_type.holds(value)).collect();
+            assert_eq!(held, (0..types.len()).map(|j| i == j).collect::<Vec<_>>());
+        }
+        for data_type in [DataType::Boolean, DataType::UInt64, DataType::Float64] {
+            assert!(!data_type.is_key_type());
+            assert!(!types.iter().any(|(_, value)| data_type.holds(value)));
+        }
+    }
+
+    #[test]
+    fn a_key_is_the_first_values_of_a_row_key() {
+        let schema = Schema::new(
+            vec![
+                Column::required("a", DataType::Int32),
+                Column::required("b", DataType::Utf8),
+            ],
+            vec![Column::required("c", DataType::Int64)],
+            vec![Column::nullable("d", DataType::Boolean)],
+        )
+        .unwrap();
+        let names: Vec<_> = schema.columns().map(|column| column.name.as_str()).collect();
+        assert_eq!(names, ["a", "b", "c", "d"]);
+        assert_eq!(schema.key_columns(), 3);
+        let [a, b] = [KeyValue::Int32(1), KeyValue::Utf8("x".into())];
+        for right in [vec![a.clone()], vec![a.clone(), b.clone()]] {
+            schema.check_key(&Key::new(right)).unwrap();
+        }
+        for (wrong, told) in [
+            (vec![], "has 0 values; the row key has 2 columns"),
+            (vec![a.clone(), b.clone(), b.clone()], "has 3 values"),
+            (vec![b.clone()], "does not fit row key column \"a\""),
+            (vec![a.clone(), a.clone()], "does not fit row key column \"b\""),
+        ] {
+            let error = schema.check_key(&Key::new(wrong)).unwrap_err();
+            assert!(error.to_string().contains(told), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_schema_has_a_row_key_and_every_column_a_name() {
+        let key = |name: &str| vec![Column::required(name, DataType::Int32)];
+        let error = Schema::new(vec![], key("k"), vec![]).unwrap_err();
+        assert!(error.to_string().contains("at least one row key"), "{error}");
+        let error = Schema::new(key("k"), key(""), vec![]).unwrap_err();
+        assert!(error.to_string().contains("empty name"), "{error}");
+        let nullable = vec![Column::nullable("s", DataType::Int32)];
+        let error = Schema::new(key("k"), nullable, vec![]).unwrap_err();
+        assert!(error.to_string().contains("\"s\" may not be nullable"), "{error}");
     }
 
     #[test]

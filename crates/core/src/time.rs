@@ -77,6 +77,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn time_passes_both_ways_and_stops_at_its_ends() {
+        let time = Timestamp::from_millis(5000);
+        assert_eq!(time.as_millis(), 5000);
+        let second = Duration::from_secs(1);
+        assert_eq!(time.plus(second), Timestamp::from_millis(6000));
+        assert_eq!(time.minus(second), Timestamp::from_millis(4000));
+        assert_eq!(time.since(Timestamp::from_millis(4000)), second);
+        assert_eq!(time.since(Timestamp::from_millis(6000)), Duration::ZERO);
+        let (first, last) = (Timestamp::from_millis(i64::MIN), Timestamp::from_millis(i64::MAX));
+        assert_eq!(time.plus(Duration::MAX), last);
+        assert_eq!(first.minus(second), first);
+        assert_eq!(
+            Timestamp::default().minus(Duration::MAX),
+            Timestamp::from_millis(-i64::MAX)
+        );
+    }
+
+    #[test]
     fn round_trips_as_rfc_3339() {
         let time: Timestamp = "2026-11-20T09:30:00.250Z".parse().unwrap();
         assert_eq!(time.to_string(), "2026-11-20T09:30:00.250Z");

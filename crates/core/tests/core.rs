@@ -38,3 +38,5 @@ mod state_world;
 mod stored_log;
 #[path = "core/tables.rs"]
 mod tables;
+#[path = "core/tracker.rs"]
+mod tracker;

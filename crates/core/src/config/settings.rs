@@ -354,6 +354,190 @@ mod tests {
         assert_eq!(settings.memory_bytes(), 1 << 30);
     }
 
+    fn instance(text: &str) -> InstanceSettings {
+        InstanceSettings::read(text, []).unwrap()
+    }
+
+    fn of_table(text: &str) -> TableSettings {
+        instance(text).for_table(&BTreeMap::new()).unwrap()
+    }
+
+    #[test]
+    fn what_is_not_set_is_as_documented() {
+        let settings = InstanceSettings::default();
+        assert_eq!(settings.queue_max_attempts(), 5);
+        assert_eq!(settings.ingest_concurrency(), 2);
+        assert_eq!(settings.export_concurrency(), 2);
+        assert_eq!(settings.compaction_concurrency(), 1);
+        assert_eq!(settings.compaction_limit(), 100_000);
+        assert_eq!(settings.threads(), None);
+        assert_eq!(settings.ingest_directories(), [PathBuf::from("/")]);
+        let table = of_table("");
+        let policy = Policy::SizeRatio { ratio: 3, files: 12 };
+        assert_eq!(table.compaction_policy(), policy);
+        assert_eq!(table.commit_mode(), CommitMode::Direct);
+        assert_eq!(table.row_rules(), RowRules::default());
+    }
+
+    #[test]
+    fn what_is_set_is_read() {
+        let settings = instance(
+            "! another kind of comment\n\n queue.max.attempts : 7 \ningest.concurrency=8\nexport.concurrency=9\n\
+             compaction.concurrency=10\ncompaction.job.creation.limit=11\nthreads=12\n\
+             ingest.file.directories=/a, /b/c\n",
+        );
+        assert_eq!(settings.queue_max_attempts(), 7);
+        assert_eq!(settings.ingest_concurrency(), 8);
+        assert_eq!(settings.export_concurrency(), 9);
+        assert_eq!(settings.compaction_concurrency(), 10);
+        assert_eq!(settings.compaction_limit(), 11);
+        assert_eq!(settings.threads(), Some(12));
+        assert_eq!(settings.ingest_directories(), ["/a", "/b/c"].map(PathBuf::from));
+        assert_eq!(
+            instance("ingest.file.directories=").ingest_directories(),
+            Vec::<PathBuf>::new()
+        );
+
+        let table = of_table(
+            "table.compaction.files.batch.size=5\ntable.compaction.strategy.sizeratio.ratio=4\n\
+             table.commit.mode=queued\ntable.filters=ageOff(at,1000)\ntable.aggregations=sum(n)",
+        );
+        assert_eq!(
+            table.compaction_policy(),
+            Policy::SizeRatio { ratio: 4, files: 5 }
+        );
+        assert_eq!(table.commit_mode(), CommitMode::Queued);
+        assert_eq!(
+            table.row_rules(),
+            RowRules::parse("ageOff(at,1000)", "sum(n)").unwrap()
+        );
+        let basic = of_table("table.compaction.strategy=basic");
+        assert_eq!(basic.compaction_policy(), Policy::Basic { files: 12 });
+    }
+
+    #[test]
+    fn there_is_always_one_attempt_and_one_worker() {
+        let settings = instance(
+            "queue.max.attempts=0\ningest.concurrency=0\nexport.concurrency=0\ncompaction.concurrency=0\n",
+        );
+        assert_eq!(settings.queue_max_attempts(), 1);
+        assert_eq!(settings.ingest_concurrency(), 1);
+        assert_eq!(settings.export_concurrency(), 1);
+        assert_eq!(settings.compaction_concurrency(), 1);
+        assert_eq!(
+            instance("queue.max.attempts=5000000000").queue_max_attempts(),
+            u32::MAX
+        );
+    }
+
+    #[test]
+    fn sizes_and_times_have_units() {
+        for (size, bytes) in [
+            ("7", 7),
+            ("7K", 7 << 10),
+            ("7k", 7 << 10),
+            ("7M", 7 << 20),
+            ("7g", 7 << 30),
+            ("7T", 7 << 40),
+        ] {
+            assert_eq!(
+                instance(&format!("memory.bytes={size}")).memory_bytes(),
+                bytes,
+                "{size}"
+            );
+        }
+        let settings = instance(
+            "worker.drain.seconds=2.5\ngc.period.minutes=2\ngc.orphan.age.hours=1.5\njob.status.ttl.days=2",
+        );
+        assert_eq!(settings.worker_drain(), Duration::from_millis(2500));
+        assert_eq!(settings.gc_period(), Duration::from_secs(120));
+        assert_eq!(settings.orphan_age(), Duration::from_secs(5400));
+        assert_eq!(settings.job_status_ttl(), Duration::from_secs(2 * 86400));
+    }
+
+    #[test]
+    fn values_that_a_property_does_not_take_are_refused() {
+        for (line, told) in [
+            ("threads=1.5", "must be a whole number"),
+            ("threads=-1", "must be a whole number"),
+            ("memory.bytes=", "must be a number of bytes"),
+            ("memory.bytes=K", "must be a number of bytes"),
+            ("memory.bytes=99999999T", "must be a number of bytes"),
+            ("worker.drain.seconds=-1", "must be a number that is not negative"),
+            (
+                "worker.drain.seconds=inf",
+                "must be a number that is not negative",
+            ),
+            (
+                "worker.drain.seconds=1e12",
+                "must be a number that is not negative",
+            ),
+            (
+                "queue.visibility.timeout.seconds=0.09",
+                "must be a number that makes at least 0.1",
+            ),
+            (
+                "table.compaction.strategy=none",
+                "must be one of size_ratio, basic",
+            ),
+            ("ingest.file.directories=/a,b", "must be absolute paths"),
+            (
+                "table.filters=older(at,1)",
+                "property \"dormouse.table.filters\" is wrong: a filter is",
+            ),
+            (
+                "table.aggregations=avg(n)",
+                "property \"dormouse.table.aggregations\" is wrong: there is no",
+            ),
+            ("threads", "it must be KEY=VALUE"),
+        ] {
+            let error = InstanceSettings::read(&format!("\n# comment\n{line}"), []).unwrap_err();
+            assert_eq!(error.kind(), crate::ErrorKind::Invalid);
+            let report = error.report();
+            assert!(
+                report.contains("line 3 of instance.properties") && report.contains(told),
+                "{line}: {report}"
+            );
+        }
+        for line in [
+            "queue.visibility.timeout.seconds=0.1",
+            "worker.drain.seconds=0",
+            "worker.drain.seconds=9e11",
+        ] {
+            InstanceSettings::read(line, []).unwrap();
+        }
+    }
+
+    #[test]
+    fn variables_of_the_environment_are_checked_when_they_are_properties() {
+        let read = |variable: &str, value: &str| {
+            InstanceSettings::read("", [(variable.to_owned(), value.to_owned())])
+        };
+        read("DORMOUSE_CACHE", "/tmp").unwrap();
+        assert_eq!(read("DORMOUSE_THREADS", " 3 ").unwrap().threads(), Some(3));
+        let error = read("DORMOUSE_THREADS", "many").unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("environment variable DORMOUSE_THREADS is wrong"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_table_takes_the_properties_of_tables_alone() {
+        let of_instance = BTreeMap::from([("gc.period.minutes".to_owned(), "5".to_owned())]);
+        for error in [
+            TableSettings::check(&of_instance).unwrap_err(),
+            InstanceSettings::default().for_table(&of_instance).unwrap_err(),
+        ] {
+            assert_eq!(
+                error.to_string(),
+                "there is no table property \"gc.period.minutes\"; the nearest is \"dormouse.table.gc.delay.minutes\""
+            );
+        }
+    }
+
     #[test]
     fn an_unknown_key_is_refused_with_its_line_and_the_nearest_known_one() {
         let error = InstanceSettings::read("\ndormouse.gc.perid.minutes=5", []).unwrap_err();

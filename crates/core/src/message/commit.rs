@@ -49,3 +49,44 @@ impl CommitMessage {
             .map_err(|error| Error::internal("a commit message cannot be encoded").with_source(error))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::Record;
+
+    #[test]
+    fn a_commit_is_in_the_message_or_in_an_object() {
+        let within = CommitMessage {
+            table_id: TableId::new("0a1b2c3d").unwrap(),
+            commit_id: CommitId::new("c1"),
+            commit: Some(Commit::new(CommitId::new("c1"), Record::TableCleared)),
+            body_object: None,
+        };
+        let elsewhere = CommitMessage {
+            commit: None,
+            body_object: Some("0a1b2c3d/commits/c1".to_owned()),
+            ..within.clone()
+        };
+        for message in [&within, &elsewhere] {
+            let body = message.to_body().unwrap();
+            assert_eq!(CommitMessage::parse(&body).unwrap(), *message);
+        }
+        assert_eq!(
+            elsewhere.to_body().unwrap(),
+            r#"{"tableId":"0a1b2c3d","commitId":"c1","bodyObject":"0a1b2c3d/commits/c1"}"#
+        );
+        let neither = CommitMessage {
+            commit: None,
+            ..within.clone()
+        };
+        let both = CommitMessage {
+            commit: within.commit.clone(),
+            ..elsewhere
+        };
+        for message in [neither, both] {
+            let error = CommitMessage::parse(&message.to_body().unwrap()).unwrap_err();
+            assert!(error.to_string().contains("holds one of"), "{error}");
+        }
+    }
+}

@@ -109,6 +109,17 @@ mod tests {
     }
 
     #[test]
+    fn an_id_is_read_even_from_a_body_that_cannot_be_used() {
+        let id = |body: &str| ExportMessage::id_of(body).map(|id| id.to_string());
+        assert_eq!(id(r#"{"exportId":"e1","format":"csv"}"#).as_deref(), Some("e1"));
+        for body in ["{", "{}", r#"{"exportId":7}"#, r#"{"exportId":"a/b"}"#] {
+            assert_eq!(id(body), None, "{body}");
+        }
+        let without = ExportMessage::parse(r#"{"tableName":"t","exportId":"","asOf":null}"#).unwrap();
+        assert_eq!((without.id, without.as_of), (None, None));
+    }
+
+    #[test]
     fn refuses_what_it_would_otherwise_leave_out() {
         for (body, needle) in [
             (r#"{"tableName":"t","filter":"a > 1"}"#, "filter"),

@@ -113,7 +113,87 @@ pub fn region(schema: &Schema, bounds: &KeyBounds) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schema::{Column, DataType};
+    use crate::{
+        key::Bytes,
+        schema::{Column, DataType},
+    };
+
+    #[test]
+    fn a_list_of_files_that_is_too_long_is_left_to_the_plan() {
+        let message = |files: Vec<String>| {
+            ExportLeafMessage::new(
+                TableId::new("0a1b2c3d").unwrap(),
+                ExportId::new("e1").unwrap(),
+                SubExportId::new("s1").unwrap(),
+                (PartitionId::new("p1").unwrap(), Value::Null),
+                files,
+            )
+        };
+        // With its quotes and its comma, each takes an eighth of what there is room for.
+        let name = "x".repeat(64 * 1024 - 3);
+        let full = vec![name; 8];
+        assert_eq!(message(full.clone()).files, full);
+        let mut longer = full;
+        longer[7].push('x');
+        assert_eq!(message(longer).files, [""; 0]);
+    }
+
+    #[test]
+    fn a_region_is_the_range_of_the_first_column() {
+        let of = |data_type, lower: &[KeyValue], upper: &[KeyValue]| {
+            let columns = vec![
+                Column::required("k", data_type),
+                Column::required("l", DataType::Int32),
+            ];
+            let bounds = KeyBounds {
+                lower: Some(Key::new(lower.to_vec())),
+                upper: Some(Key::new(upper.to_vec())),
+            };
+            let region = region(&Schema::new(columns, vec![], vec![]).unwrap(), &bounds);
+            let range = &region["k"];
+            (
+                range["min"].clone(),
+                range["max"].clone(),
+                range["maxInclusive"].clone(),
+            )
+        };
+        let binary = |text: &[u8]| KeyValue::Binary(Bytes(text.to_vec().into()));
+        for (data_type, lower, upper, expected) in [
+            (
+                DataType::Int32,
+                KeyValue::Int32(1),
+                KeyValue::Int32(2),
+                (json!(1), json!(2)),
+            ),
+            (
+                DataType::Date32,
+                KeyValue::Date32(1),
+                KeyValue::Date32(2),
+                (json!(1), json!(2)),
+            ),
+            (
+                DataType::Int64,
+                KeyValue::Int64(-1),
+                KeyValue::Int64(2),
+                (json!(-1), json!(2)),
+            ),
+            (
+                DataType::Binary,
+                binary(b"a"),
+                binary(b"b"),
+                (json!("YQ=="), json!("Yg==")),
+            ),
+        ] {
+            let (min, max) = expected;
+            assert_eq!(of(data_type, &[lower], &[upper]), (min, max, json!(false)));
+        }
+        // Rows of 2 that come before (2, 7) are in the leaf.
+        let number = KeyValue::Int32;
+        assert_eq!(
+            of(DataType::Int32, &[number(1), number(5)], &[number(2), number(7)]),
+            (json!(1), json!(2), json!(true))
+        );
+    }
 
     #[test]
     fn has_sleepers_field_names() {

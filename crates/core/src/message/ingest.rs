@@ -78,6 +78,17 @@ mod tests {
     }
 
     #[test]
+    fn an_id_is_read_even_from_a_body_that_cannot_be_used() {
+        let id = |body: &str| IngestMessage::id_of(body).map(|id| id.to_string());
+        assert_eq!(id(r#"{"id":"j1","files":7}"#).as_deref(), Some("j1"));
+        for body in ["{", "{}", r#"{"id":7}"#, r#"{"id":"../x"}"#] {
+            assert_eq!(id(body), None, "{body}");
+        }
+        let without = IngestMessage::parse(r#"{"id":"","tableName":"t","files":["b/k"]}"#).unwrap();
+        assert_eq!(without.id, None);
+    }
+
+    #[test]
     fn names_the_field_that_is_wrong() {
         for (body, needle) in [
             ("{", "Error parsing JSON. Reason: "),

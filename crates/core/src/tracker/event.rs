@@ -236,3 +236,43 @@ impl EventKind {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_are_read_as_they_are_written_and_four_are_final() {
+        let names = [
+            "CREATED",
+            "ACCEPTED",
+            "SPLIT",
+            "IN_PROGRESS",
+            "UNCOMMITTED",
+            "REJECTED",
+            "FAILED",
+            "CANCELLED",
+            "FINISHED",
+        ];
+        assert_eq!(JobStatus::ALL.map(JobStatus::as_str), names);
+        for status in JobStatus::ALL {
+            assert_eq!(status.to_string().parse::<JobStatus>().unwrap(), status);
+            let json = serde_json::to_value(status).unwrap();
+            assert_eq!(json, status.as_str());
+        }
+        assert_eq!("in_progress".parse::<JobStatus>().unwrap(), JobStatus::InProgress);
+        let error = "done".parse::<JobStatus>().unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("no status \"done\"; the statuses are CREATED, ACCEPTED"),
+            "{error}"
+        );
+        let failures = JobStatus::ALL.map(JobStatus::is_failure);
+        assert_eq!(
+            failures,
+            [false, false, false, false, false, true, true, true, false]
+        );
+        assert!(JobStatus::Finished.is_final());
+    }
+}

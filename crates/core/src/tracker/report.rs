@@ -605,6 +605,153 @@ mod tests {
     }
 
     #[test]
+    fn reasons_are_those_of_the_run_that_decides() {
+        let retrying = |reason: &str| EventKind::Retrying {
+            reasons: vec![reason.to_owned()],
+        };
+        let committed = EventKind::Committed {
+            transaction: TransactionNumber(3),
+            rows: 5,
+            files: 1,
+        };
+        let finished = report(&[event(1, "a", retrying("throttled")), event(2, "b", committed)]);
+        assert_eq!(finished.reasons(), [""; 0]);
+        // The message was delivered twice, and the run that came first ended it.
+        let ended = report(&[
+            event(1, "a", EventKind::Started),
+            event(2, "b", retrying("throttled")),
+            event(1, "a", failed("bad input")),
+        ]);
+        assert_eq!(ended.reasons(), ["bad input"]);
+        assert_eq!(report(&[]).reasons(), [""; 0]);
+    }
+
+    #[test]
+    fn what_a_run_has_written_shows_before_its_commit() {
+        let written = EventKind::Written {
+            rows_read: 6,
+            rows_written: 5,
+            files: 2,
+        };
+        let report = report(&[event(1, "a", EventKind::Started), event(1, "a", written)]);
+        assert_eq!(report.status, JobStatus::Uncommitted);
+        assert_eq!((report.rows_read(), report.rows_written()), (6, 5));
+        assert_eq!(report.runs[0].files, 2);
+    }
+
+    #[test]
+    fn an_attempt_that_follows_another_is_of_the_same_sending() {
+        // The second delivery is heard of after the first has ended the message.
+        let report = report(&[
+            event(1, "a", failed("bad input")),
+            event(2, "b", EventKind::Started),
+        ]);
+        let rounds: Vec<_> = report.runs.iter().map(|run| run.round).collect();
+        assert_eq!(rounds, [0, 0]);
+        assert_eq!(report.status, JobStatus::Failed);
+    }
+
+    #[test]
+    fn an_event_that_comes_late_begins_no_run_of_its_own() {
+        let accepted = || EventKind::Accepted { input_files: 2 };
+        let late = report(&[
+            at(2000, 1, "a", failed("bad input")),
+            at(1000, 1, "a", accepted()),
+        ]);
+        assert_eq!((late.runs.len(), late.status), (1, JobStatus::Failed));
+        let committed = EventKind::Committed {
+            transaction: TransactionNumber(3),
+            rows: 5,
+            files: 1,
+        };
+        let again = report(&[at(1000, 1, "a", committed), at(2000, 1, "a", accepted())]);
+        assert_eq!((again.runs.len(), again.status), (1, JobStatus::Finished));
+    }
+
+    #[test]
+    fn an_export_counts_its_parts() {
+        let split = EventKind::Split {
+            transaction: TransactionNumber(3),
+            sub_exports: 4,
+        };
+        let done = |done| EventKind::PartsDone {
+            done,
+            rows: done * 10,
+            bytes: done * 100,
+        };
+        let part_failed = |part: &str| EventKind::PartFailed {
+            part: part.to_owned(),
+            reasons: vec!["gone".to_owned()],
+        };
+        let mut events = vec![
+            at(1, 1, "e", split),
+            at(2, 1, "e", done(2)),
+            at(3, 1, "e", done(1)),
+        ];
+        let counts = |events: &[Event]| {
+            let export = report(events).export.unwrap();
+            (
+                export.total,
+                export.done,
+                export.failed,
+                export.rows,
+                export.bytes,
+            )
+        };
+        assert_eq!(counts(&events), (4, 2, 0, 20, 200));
+        assert_eq!(report(&events).export.unwrap().transaction, TransactionNumber(3));
+        for part in ["a", "b", "a"] {
+            events.push(at(4, 1, "e", part_failed(part)));
+        }
+        assert_eq!(counts(&events), (4, 2, 2, 20, 200));
+        assert_eq!(report(&events).rows_written(), 20);
+        let exported = EventKind::Exported {
+            transaction: TransactionNumber(3),
+            sub_exports: 4,
+            rows: 40,
+            bytes: 400,
+            location: "s3://export/t/e".to_owned(),
+        };
+        events.push(at(5, 1, "e", exported));
+        assert_eq!(counts(&events), (4, 4, 0, 40, 400));
+        let report = report(&events);
+        let run = &report.runs[0];
+        assert_eq!(run.transaction, Some(TransactionNumber(3)));
+        assert_eq!((run.rows_written, run.files), (40, 4));
+    }
+
+    #[test]
+    fn so_many_parts_that_failed_are_told_apart() {
+        let events: Vec<_> = (0..=MAX_FAILED_PARTS)
+            .map(|i| {
+                let part = format!("part-{i}");
+                let reasons = vec!["gone".to_owned()];
+                at(1, 1, "e", EventKind::PartFailed { part, reasons })
+            })
+            .collect();
+        let failed = |events: &[Event]| report(events).export.unwrap().failed;
+        assert_eq!(failed(&events[..10]), 10);
+        assert_eq!(failed(&events), MAX_FAILED_PARTS as u64);
+    }
+
+    #[test]
+    fn an_export_goes_on_while_one_of_its_parts_waits() {
+        let done = EventKind::PartsDone {
+            done: 1,
+            rows: 5,
+            bytes: 9,
+        };
+        let retrying = EventKind::Retrying {
+            reasons: vec!["throttled".to_owned()],
+        };
+        let ended = |events: &[Event]| report(events).runs[0].ended;
+        let mut events = vec![at(20, 1, "e", retrying), at(10, 1, "e", done.clone())];
+        assert_eq!(ended(&events), Some(Timestamp::from_millis(20)));
+        events.push(at(30, 1, "e", done));
+        assert_eq!(ended(&events), None);
+    }
+
+    #[test]
     fn a_job_that_is_sent_again_is_judged_by_its_new_runs() {
         let mut events = vec![
             at(1000, 5, "a", failed("out of attempts")),
@@ -639,7 +786,9 @@ mod tests {
         }
         let report = report(&events);
         assert_eq!(report.status, JobStatus::Finished);
-        assert!(report.runs.len() <= MAX_RUNS, "{} runs", report.runs.len());
+        assert_eq!(report.runs.len(), MAX_RUNS);
+        assert_eq!(report.runs[0].run.as_str(), "first");
+        assert!(report.runs.iter().any(|run| run.run.as_str() == "run-1999"));
         let bytes = serde_json::to_vec(&report).unwrap().len();
         assert!(bytes < 64 * 1024, "{bytes} bytes");
     }

@@ -2,18 +2,70 @@
 
 use dormouse_core::{
     error::ErrorKind,
+    file::{Checksum, RowDigest},
     ids::{ExportId, TableId},
-    plan::export::ExportPlan,
+    plan::export::{ExportPlan, Manifest, SubExport},
+    row_rules::{RowRules, RulesAt},
+    tracker::ExportPart,
 };
 
-use crate::samples::{Fold, added, file, pin, table};
+use crate::samples::{Fold, START, added, file, pin, table};
+
+fn plan_with(rules: Option<RulesAt>, fold: &Fold) -> ExportPlan {
+    let export = ExportId::new("export-1").unwrap();
+    ExportPlan::new((&table(), "events"), &export, pin("pin-1"), &fold.state, rules).unwrap()
+}
 
 fn plan() -> ExportPlan {
     let mut fold = Fold::with_table(&[100]);
     fold.ok(added("job-1", &[file("left", &[(1, 50, 3)])]));
     fold.ok(added("job-2", &[file("both", &[(2, 99, 4), (100, 300, 5)])]));
-    let export = ExportId::new("export-1").unwrap();
-    ExportPlan::new((&table(), "events"), &export, pin("pin-1"), &fold.state, None).unwrap()
+    plan_with(None, &fold)
+}
+
+#[test]
+fn a_leaf_that_is_one_file_is_copied_unless_rules_change_its_rows() {
+    let mut fold = Fold::with_table(&[100, 200]);
+    fold.ok(added("job-1", &[file("whole", &[(1, 50, 3)])]));
+    fold.ok(added("job-2", &[file("both", &[(100, 150, 4), (200, 300, 5)])]));
+    let plan = plan_with(None, &fold);
+    let copied: Vec<_> = plan
+        .sub_exports
+        .iter()
+        .map(|part| part.copy.as_ref().map(|copy| copy.rows))
+        .collect();
+    assert_eq!(copied, [Some(3), None, None]);
+
+    let rules = RowRules::parse("ageOff(at,1)", "").unwrap().at(START);
+    let plan = plan_with(rules.clone(), &fold);
+    assert!(plan.sub_exports.iter().all(|part| part.copy.is_none()));
+    assert_eq!(plan.rules, rules);
+    assert_eq!(ExportPlan::decode(&plan.encode().unwrap()).unwrap(), plan);
+}
+
+#[test]
+fn a_manifest_is_read_as_it_was_written_unless_a_newer_program_did() {
+    let plan = plan();
+    let part = |part: &SubExport| ExportPart {
+        sub_export: part.id.clone(),
+        rows: 4,
+        bytes: 10,
+        checksum: Checksum(1),
+        digest: RowDigest(2),
+        range: None,
+    };
+    let parts: Vec<_> = plan.sub_exports.iter().map(part).collect();
+    assert_eq!(plan.manifest(&parts[1..]), None);
+    let manifest = plan.manifest(&parts).unwrap();
+    assert_eq!((manifest.rows, manifest.bytes), (8, 20));
+    let mut stored = serde_json::to_value(&manifest).unwrap();
+    let read = |stored: &serde_json::Value| Manifest::decode(stored.to_string().as_bytes());
+    assert_eq!(read(&stored).unwrap(), manifest);
+    stored["version"] = 2.into();
+    assert_eq!(
+        read(&stored).unwrap_err().to_string(),
+        "an export's manifest has version 2; this program reads up to 1"
+    );
 }
 
 #[test]

@@ -3,14 +3,15 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use dormouse_core::{
+    Error,
     file::{Checksum, RowDigest},
-    ids::{ExportId, FileName, TransactionNumber},
+    ids::{ExportId, FileName, TableId, TransactionNumber},
     plan::export::{ExportPlan, Manifest},
     state::{
         CommitId, Record, TableState,
         invariants::{
-            ExportView, Invariant, LogHead, ObjectFact, Replay, TrackerView, Violation, check_acknowledged,
-            check_export, check_log, check_succession, check_tracker, missing, orphans,
+            ExportView, Invariant, LogCheck, LogHead, ObjectFact, Replay, TrackerView, Violation,
+            check_acknowledged, check_export, check_log, check_succession, check_tracker, missing, orphans,
             rows::{RowSum, check_conserved, check_rows},
         },
         log::Entry,
@@ -109,6 +110,18 @@ fn holes_broken_chains_and_heads_that_disagree_are_found() {
         [(Invariant::Log, "log entry 4")]
     );
 
+    let mut first = entries.clone();
+    first[0].0.previous = EntryHash([7; 32]);
+    assert_eq!(
+        names(&wrong_in(&first, Some(&head), &[])),
+        [(Invariant::Log, "log entry 1")]
+    );
+    let mut one = entries.clone();
+    one.remove(2);
+    let found = wrong_in(&one, Some(&head), &[]);
+    assert_eq!(names(&found), [(Invariant::Log, "log entry 3")]);
+    assert_eq!(found[0].found, "it is missing");
+
     let short = entries[..4].to_vec();
     assert_eq!(
         names(&wrong_in(&short, Some(&head), &[])),
@@ -126,6 +139,66 @@ fn holes_broken_chains_and_heads_that_disagree_are_found() {
         names(&wrong_in(&entries, Some(&other), &[])),
         [(Invariant::Log, "the log's head")]
     );
+}
+
+#[test]
+fn an_entry_is_where_it_belongs_and_not_older_than_the_one_before() {
+    let (entries, _) = sample();
+    let head = head_of(&entries, 1);
+    let mut same_time = entries.clone();
+    same_time[3].0.at = same_time[2].0.at;
+    assert_eq!(wrong_in(&same_time, Some(&head), &[]), []);
+    let mut older = entries.clone();
+    older[3].0.at = at(1);
+    assert_eq!(
+        names(&wrong_in(&older, Some(&head), &[])),
+        [(Invariant::Log, "log entry 4")]
+    );
+
+    let of_other = TableId::new("other").unwrap();
+    let mut check = LogCheck::new(&of_other);
+    check.entry(TransactionNumber(1), &entries[0].0, entries[0].1);
+    assert_eq!(names(&check.finish(None, [])).len(), 2, "the entry and the head");
+    let table = table();
+    let mut check = LogCheck::new(&table);
+    check.entry(TransactionNumber(1), &entries[0].0, entries[0].1);
+    check.entry(TransactionNumber(2), &entries[2].0, entries[2].1);
+    let head = LogHead {
+        hash: entries[2].1,
+        ..head_of(&entries[..2].to_vec(), 1)
+    };
+    assert_eq!(
+        names(&check.finish(Some(&head), [])),
+        [(Invariant::Log, "log entry 2")]
+    );
+}
+
+#[test]
+fn a_damaged_entry_is_found_and_the_chain_goes_on_by_its_hash() {
+    let (entries, _) = sample();
+    let head = head_of(&entries, 1);
+    let table = table();
+    let places = |hash: Option<EntryHash>| {
+        let mut check = LogCheck::new(&table);
+        assert_eq!(check.last(), None);
+        for (i, (entry, own)) in entries.iter().enumerate() {
+            if i == 2 {
+                check.damaged(entry.number, hash, &Error::corrupt("it cannot be read"));
+            } else {
+                check.entry(entry.number, entry, *own);
+            }
+            assert_eq!(check.last(), Some(entry.number));
+        }
+        let wrong = check.finish(Some(&head), []);
+        assert!(wrong[0].found.contains("it cannot be read"), "{wrong:?}");
+        wrong
+            .into_iter()
+            .map(|violation| violation.place)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(places(None), ["log entry 3"]);
+    assert_eq!(places(Some(entries[2].1)), ["log entry 3"]);
+    assert_eq!(places(Some(EntryHash([7; 32]))), ["log entry 3", "log entry 4"]);
 }
 
 #[test]
@@ -157,7 +230,16 @@ fn a_head_that_goes_back_and_commits_that_vanish_are_found() {
         hash: EntryHash([1; 32]),
         ..late
     };
-    for after in [None, Some(&early), Some(&rewritten)] {
+    assert_eq!(check_succession(Some(&late), Some(&late)), []);
+    let uncut = LogHead {
+        floor: TransactionNumber(1),
+        ..late
+    };
+    let shorter = LogHead {
+        number: early.number,
+        ..late
+    };
+    for after in [None, Some(&early), Some(&rewritten), Some(&uncut), Some(&shorter)] {
         let found = check_succession(Some(&late), after);
         assert_eq!(names(&found), [(Invariant::Log, "the log's head")]);
     }
@@ -188,6 +270,7 @@ fn replayed(entries: &Stored, from: TableState) -> Replay {
 fn a_replay_agrees_with_the_states_on_its_way_and_with_no_others() {
     let (entries, states) = sample();
     let mut replay = replayed(&entries, TableState::default());
+    assert_eq!(replay.state(), &states[4]);
     replay.compare("snapshot", &states[4]);
     let (state, wrong) = replay.finish(Some(&head_of(&entries, 1)));
     assert_eq!((&state, wrong), (&states[4], vec![]));
@@ -399,6 +482,11 @@ fn a_manifest_that_is_not_its_plan_carried_out_is_found() {
         manifest.files[1].max_key = Some(key(3));
     });
     assert_eq!(beyond, [Invariant::Export]);
+    let beyond = with(&|manifest| {
+        manifest.files[1].min_key = Some(key(2));
+        manifest.files[1].max_key = Some(key(5));
+    });
+    assert_eq!(beyond, [Invariant::Export]);
 }
 
 fn finished(job_id: &str, transaction: u64) -> JobReport {
@@ -468,6 +556,36 @@ fn the_tracker_claims_what_the_log_holds_no_more_and_once_quiet_no_less() {
     let open = [all[0].clone(), all[1].clone(), all[2].clone(), accepted("d")];
     assert_eq!(names(&wrong(&open, true)), [(Invariant::Accept, "job d")]);
     assert_eq!(wrong(&open, false), []);
+}
+
+#[test]
+fn what_the_tracker_or_the_ledger_may_have_forgotten_is_not_compared() {
+    let (_, states) = sample();
+    let state = states.last().unwrap();
+    let week = Duration::from_secs(7 * 24 * 3600);
+    let wrong = |reports: &[JobReport], now| {
+        check_tracker(TrackerView {
+            reports,
+            state,
+            earlier: state,
+            known_up_to: state.transaction(),
+            retention: week,
+            quiet: true,
+            now,
+        })
+    };
+    // Job c committed four seconds after the start; an hour is left for clocks that differ.
+    let until = at(4000).plus(week).minus(Duration::from_secs(3600));
+    assert_eq!(wrong(&[], until), []);
+    let before = until.minus(Duration::from_millis(1));
+    assert_eq!(names(&wrong(&[], before)), [(Invariant::Tracker, "job c")]);
+
+    let claim = [finished("z", 3)];
+    assert_eq!(wrong(&claim, at(35 * DAY)), []);
+    assert_eq!(
+        names(&wrong(&claim, at(35 * DAY - 1))),
+        [(Invariant::Tracker, "job z")]
+    );
 }
 
 #[test]

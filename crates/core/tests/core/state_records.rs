@@ -10,6 +10,7 @@ use dormouse_core::{
     state::{
         Commit, CommitId, Outcome, Record, TableState, invariants,
         table_state::{RECENT_COMMITS, TableStatus},
+        transaction::RestoredFile,
     },
 };
 
@@ -420,6 +421,38 @@ fn a_request_that_comes_again_is_answered_with_its_first_transaction() {
         3,
         "an old clearing took rows that came after it"
     );
+}
+
+#[test]
+fn files_are_restored_that_the_table_had_at_that_transaction() {
+    let mut fold = Fold::with_table(&[]);
+    let before = fold.state.transaction();
+    fold.ok(added("j", &[file("a", &[(1, 2, 3)])]));
+    let files = fold.state.to_restore();
+    let restored = |of, files: &[RestoredFile]| Record::TableRestored {
+        of,
+        files: files.to_vec(),
+    };
+    assert_eq!(
+        fold.refused(restored(TransactionNumber(99), &files)),
+        "Invalid: transaction 99 is yet to come"
+    );
+    assert!(
+        fold.refused(restored(before, &files))
+            .contains("was not in the table at transaction 1")
+    );
+    let of = fold.state.transaction();
+    let mut without = files.clone();
+    without[0].references.clear();
+    assert!(
+        fold.refused(restored(of, &without))
+            .contains("was not in the table")
+    );
+    let twice = [files[0].clone(), files[0].clone()];
+    assert!(fold.refused(restored(of, &twice)).contains("is named twice"));
+    fold.ok(Record::TableCleared);
+    fold.ok(restored(of, &files));
+    assert_eq!(fold.state.rows(), 3);
 }
 
 #[test]

@@ -13,6 +13,8 @@ use crate::samples::*;
 #[test]
 fn a_summary_counts_what_is_there_and_what_is_left_over() {
     let mut fold = Fold::with_table(&[100]);
+    let nothing = Summary::of(&fold.state, fold.now());
+    assert_eq!(nothing.write_amplification, None);
     fold.ok(added("j1", &[file("a", &[(1, 9, 30), (100, 120, 10)])]));
     fold.ok(added("j2", &[file("b", &[(1, 9, 30)])]));
     let leaf = fold.state.leaves().next().unwrap().id;

@@ -158,3 +158,63 @@ fn check_whole(state: &TableState, live: &LiveFile) -> Option<Violation> {
         )
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::tests::{NOW, added, commit, id, name, sample},
+        *,
+    };
+    use crate::state::table_state::{Extent, Reference};
+
+    fn table() -> TableId {
+        TableId::new("0a1b2c3d").unwrap()
+    }
+
+    /// A replay that has followed the sample by a file at both leaves.
+    fn replay() -> Replay {
+        let state = sample();
+        let record = added(4, &[(1, 5, 4), (12, 15, 2)]);
+        let entry = Entry::after(&state, &table(), NOW, vec![commit(record)]);
+        let mut replay = Replay::new(&table(), state);
+        assert!(replay.follow(&entry, EntryHash([1; 32])));
+        replay
+    }
+
+    fn found(replay: Replay) -> Vec<Invariant> {
+        let (_, wrong) = replay.finish(None);
+        wrong.iter().map(|violation| violation.invariant).collect()
+    }
+
+    #[test]
+    fn a_file_that_no_compaction_read_has_all_its_references_and_rows() {
+        assert_eq!(found(replay()), []);
+        let mut lost = replay();
+        lost.state.references.get_mut(&id("p2")).unwrap().remove(&name(4));
+        lost.state.files.get_mut(&name(4)).unwrap().references = 1;
+        assert_eq!(found(lost), [Invariant::PartitionTree]);
+
+        let mut fewer = replay();
+        let at_leaf = fewer.state.references.get_mut(&id("p2")).unwrap();
+        let reference = at_leaf[&name(4)].clone();
+        let extent = Extent::Share {
+            range: reference.file.parts[1].range.clone(),
+            rows: 1,
+        };
+        at_leaf.insert(name(4), Reference { extent, ..reference });
+        assert_eq!(found(fewer), [Invariant::Rows]);
+    }
+
+    #[test]
+    fn a_job_takes_effect_once_in_the_time_that_a_ledger_remembers() {
+        let job = JobId::new("job-4").unwrap();
+        let effect_after = |time| {
+            let mut replay = replay();
+            replay.take_effect("log entry 9", &job, NOW.plus(time));
+            found(replay)
+        };
+        let millisecond = std::time::Duration::from_millis(1);
+        assert_eq!(effect_after(LEDGER_RETENTION - millisecond), [Invariant::Once]);
+        assert_eq!(effect_after(LEDGER_RETENTION), []);
+    }
+}
