@@ -232,7 +232,7 @@ def test_purging_rows(make_instance: Make) -> None:
 
     condition = "job = 'job-1' OR n > 450 AND job = 'job-2'"
     listed = instance.json("purge", "events", "--where", condition, "--dry-run")
-    assert {row["partition"] for row in listed} == {leaf["partition"] for leaf in leaves(instance, "events")}
+    assert {row["partition"] for row in listed} == {leaf["id"] for leaf in leaves(instance, "events")}
     assert len(listed) == 4, "two files in each of two leaves"
     assert instance.json("files", "events") and instance.json("jobs", "list", "--kind", "compaction") == []
 
