@@ -71,7 +71,10 @@ def generate(directory: Path, dataset: str, *options: str) -> list[Path]:
 
 def ask(query: str) -> int:
     """The one number that DuckDB answers; in a process of its own, whose memory would count as that of all later ones."""
-    program = "import sys, duckdb; print((duckdb.sql(sys.argv[1]) or duckdb.sql('SELECT 0')).fetchall()[0][0])"
+    program = (
+        "import sys, duckdb; duckdb.sql('SET enable_progress_bar = false'); "
+        "print((duckdb.sql(sys.argv[1]) or duckdb.sql('SELECT 0')).fetchall()[0][0])"
+    )
     return int(subprocess.run([sys.executable, "-c", program, query], check=True, capture_output=True, text=True).stdout)
 
 

@@ -20,8 +20,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{args::WaitArgs, printer, signals::stop_signal};
 
-/// How often the tracker is asked.
-const POLL: Duration = Duration::from_millis(100);
+/// How long to wait before the tracker is asked again: at first, and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const MAX_PAUSE: Duration = Duration::from_millis(100);
 
 /// A job about to be sent: what is known of it from an earlier sending is not the outcome of this one.
 #[derive(Clone, Debug)]
@@ -119,6 +120,7 @@ pub(crate) async fn working<T>(
 /// Errors of the item store.
 pub(crate) async fn follow_all(services: &Services, keys: &[JobKey]) -> Result<Vec<JobReport>> {
     let bar = spinner();
+    let mut pauses = Pauses(FIRST_PAUSE);
     loop {
         let reports = reports(services, keys).await?;
         let ended = reports.iter().filter(|report| report.status.is_final()).count();
@@ -133,7 +135,18 @@ pub(crate) async fn follow_all(services: &Services, keys: &[JobKey]) -> Result<V
             printer::count(rows)
         ));
         bar.tick();
-        services.ports.clock.sleep(POLL).await;
+        services.ports.clock.sleep(pauses.next()).await;
+    }
+}
+
+/// Pauses that grow with the time waited so far: each is about an eighth of it.
+struct Pauses(Duration);
+
+impl Pauses {
+    fn next(&mut self) -> Duration {
+        let pause = self.0;
+        self.0 = (pause + pause / 8).min(MAX_PAUSE);
+        pause
     }
 }
 
@@ -164,6 +177,7 @@ async fn follow(services: &Services, sending: &Sending) -> Result<JobReport> {
     let key = &sending.key;
     let bar = spinner();
     bar.set_message(format!("{} {} waits in its queue", key.kind, key.job));
+    let mut pauses = Pauses(FIRST_PAUSE);
     loop {
         if let Some(report) = find(services, sending).await? {
             bar.set_message(progress(&report));
@@ -173,7 +187,7 @@ async fn follow(services: &Services, sending: &Sending) -> Result<JobReport> {
             }
         }
         bar.tick();
-        services.ports.clock.sleep(POLL).await;
+        services.ports.clock.sleep(pauses.next()).await;
     }
 }
 

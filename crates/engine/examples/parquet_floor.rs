@@ -30,7 +30,7 @@ use dormouse_engine::{EngineOptions, FileLayout, ParquetRowEngine};
 use object_store::{ObjectStore, local::LocalFileSystem, path::Path};
 use parquet::{
     arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder},
-    basic::{Compression, Encoding, ZstdLevel},
+    basic::Encoding,
     file::{
         metadata::ParquetMetaData,
         properties::{EnabledStatistics, WriterProperties},
@@ -131,18 +131,20 @@ fn open(file: &str) -> ParquetRecordBatchReaderBuilder<File> {
 fn properties(metadata: &ParquetMetaData) -> WriterProperties {
     let layout = FileLayout::default();
     let mut builder = WriterProperties::builder()
-        .set_compression(Compression::ZSTD(ZstdLevel::default()))
         .set_max_row_group_row_count(Some(layout.row_group_rows))
         .set_data_page_row_count_limit(layout.page_rows)
         .set_statistics_enabled(EnabledStatistics::Page);
     for column in metadata.row_group(0).columns() {
         let path = column.column_path().clone();
-        builder =
-            builder.set_column_dictionary_enabled(path.clone(), column.dictionary_page_offset().is_some());
+        builder = builder
+            .set_column_compression(path.clone(), column.compression())
+            .set_column_dictionary_enabled(path.clone(), column.dictionary_page_offset().is_some());
         for encoding in column.encodings() {
             if matches!(
                 encoding,
-                Encoding::DELTA_BYTE_ARRAY | Encoding::DELTA_LENGTH_BYTE_ARRAY
+                Encoding::DELTA_BINARY_PACKED
+                    | Encoding::DELTA_BYTE_ARRAY
+                    | Encoding::DELTA_LENGTH_BYTE_ARRAY
             ) {
                 builder = builder.set_column_encoding(path.clone(), encoding);
             }

@@ -1,7 +1,7 @@
 //! Opens Parquet objects as rows of a table: schema and footer are checked before a row is read, and every batch
 //! comes out with the table's columns in the table's order.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use arrow::{
     array::{Array, ArrayRef},
@@ -164,27 +164,26 @@ impl Input {
         table: &TableSchema,
     ) -> Result<RowGroupReader> {
         let group = self.footer().row_group(row_group);
-        let bytes = RowGroupBytes::new(self.object.clone(), group, self.footer().offset_index().is_some());
         let expected = match &selection {
             Some(selection) => selection.row_count() as u64,
             None => row_count(group),
         };
-        let pages = CheckedRowGroup {
-            bytes: bytes.clone(),
-            metadata: self.metadata.metadata().clone(),
-            row_group,
-        };
         let object = self.object.clone();
-        let reader = contain(
+        let (bytes, reader) = contain(
             |panic| object.damaged(format!("the decoder gave up: {panic}")),
             || {
-                ParquetRecordBatchReader::try_new_with_row_groups(
-                    &self.levels,
-                    &pages,
-                    batch_rows(group, self.object.origin),
-                    selection,
-                )
-                .map_err(|error| bytes.take_failure().unwrap_or_else(|| object.damaged(error)))
+                let wanted = self.wanted(row_group, selection.as_ref());
+                let by_index = self.footer().offset_index().is_some();
+                let bytes = RowGroupBytes::new(self.object.clone(), &wanted, by_index);
+                let pages = CheckedRowGroup {
+                    bytes: bytes.clone(),
+                    metadata: self.metadata.metadata().clone(),
+                    row_group,
+                };
+                let batch_rows = batch_rows(group, self.object.origin);
+                ParquetRecordBatchReader::try_new_with_row_groups(&self.levels, &pages, batch_rows, selection)
+                    .map_err(|error| bytes.take_failure().unwrap_or_else(|| object.damaged(error)))
+                    .map(|reader| (bytes, reader))
             },
         )?;
         Ok(RowGroupReader {
@@ -197,6 +196,49 @@ impl Input {
             left: expected,
         })
     }
+
+    /// The bytes of each column chunk that reading some rows of a row group takes: all of it, or its dictionary and
+    /// the pages of those rows.
+    fn wanted(&self, row_group: usize, selection: Option<&RowSelection>) -> Vec<Vec<Range<u64>>> {
+        let chunks = self.footer().row_group(row_group).columns().iter().enumerate();
+        let index = self
+            .footer()
+            .offset_index()
+            .and_then(|index| index.get(row_group));
+        chunks
+            .map(|(column, chunk)| {
+                let (start, length) = chunk.byte_range();
+                let all = start..start + length;
+                let pages = index.and_then(|index| Some(index.get(column)?.page_locations()));
+                let first = pages
+                    .and_then(|pages| pages.first())
+                    .and_then(|first| u64::try_from(first.offset).ok());
+                let (Some(selection), Some(pages), Some(first)) = (selection, pages, first) else {
+                    return vec![all];
+                };
+                let ranges = std::iter::once(start..first).chain(selection.scan_ranges(pages));
+                let wanted = consecutive(ranges.filter(|range| !range.is_empty()));
+                // The decoder will find out what is wrong with an index that points elsewhere.
+                let is_inside = |range: &Range<u64>| all.start <= range.start && range.end <= all.end;
+                match wanted.iter().all(is_inside) {
+                    true => wanted,
+                    false => vec![all],
+                }
+            })
+            .collect()
+    }
+}
+
+/// The ranges, those in one that touch each other.
+fn consecutive(ranges: impl Iterator<Item = Range<u64>>) -> Vec<Range<u64>> {
+    let mut joined: Vec<Range<u64>> = Vec::new();
+    for range in ranges {
+        match joined.last_mut() {
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ => joined.push(range),
+        }
+    }
+    joined
 }
 
 /// The rows of a row group, whose count was checked not to be negative.

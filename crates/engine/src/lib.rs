@@ -15,7 +15,7 @@
 //! | `rules`, `predicate` | a table's filters and aggregations; what a SQL expression is true for |
 //! | `buffers`, `spill` | rows in memory and on disk until they are written |
 //! | `digest` | the row digest, frozen |
-//! | `writer`, `ordered_file`, `parquet_file`, `object_writer`, `meter` | Parquet out, with checksum and key range |
+//! | `writer`, `ordered_file`, `parquet_file`, `encodings`, `object_writer`, `meter` | Parquet out, with checksum and key range |
 //! | [`generate`] | files to try things with |
 //! | `testing` | rows of simulated tables as Parquet, with feature `testing` |
 //! | `threads`, `cancel` | shared work, panics contained, work stopped |
@@ -37,6 +37,7 @@ mod cancel;
 mod columns;
 mod cut;
 mod digest;
+mod encodings;
 mod engine;
 mod footer;
 mod ingest;

@@ -5,7 +5,7 @@
 //! the best of the others once and then runs on for as long as it stays ahead: sources that do not overlap pass
 //! through as slices, and interleaved ones cost one path of the tree a row.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, hint::select_unpredictable};
 
 use arrow::array::RecordBatch;
 use dormouse_core::{Error, Result};
@@ -223,16 +223,22 @@ impl<S: SortedSource> Merge<S> {
         self.tree[0] = if sources == 1 { 0 } else { winners[1] };
     }
 
-    /// Plays the path of a source whose next row has changed.
+    /// Plays the path of a source whose next row has changed. Which of two rows comes first is anybody's guess, so the
+    /// processor had better not guess.
     fn replay(&mut self, source: usize) {
         let mut winner = source;
+        let mut head = self.heads[source];
         let mut node = (source + self.cursors.len()) / 2;
         while node > 0 {
             let loser = self.tree[node];
-            if self.before(loser, winner) {
-                self.tree[node] = winner;
-                winner = loser;
-            }
+            let other = self.heads[loser];
+            let is_beaten = match other == head {
+                true => self.is_first_of_equals(loser, winner),
+                false => other < head,
+            };
+            self.tree[node] = select_unpredictable(is_beaten, winner, loser);
+            winner = select_unpredictable(is_beaten, loser, winner);
+            head = select_unpredictable(is_beaten, other, head);
             node /= 2;
         }
         self.tree[0] = winner;

@@ -1,11 +1,12 @@
 //! Reads an object from plain threads, in bounded windows.
 //!
 //! The Parquet decoder asks for pages through [`ChunkReader`]. Each column chunk of a row group has one window of
-//! bytes that moves along with the pages; a row group that is small altogether is fetched at once. Failures of
-//! the store are kept aside, because the decoder turns every error into one of its own.
+//! bytes that moves along with the pages that are wanted of it; what is small altogether is fetched at once, with the
+//! few bytes between. Failures of the store are kept aside, because the decoder turns every error into one of its own.
 
 use std::{
-    io::{self, Read},
+    fs::File,
+    io::{self, Read, Seek, SeekFrom},
     ops::Range,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -13,20 +14,19 @@ use std::{
 use bytes::{Buf, Bytes};
 use crc_fast::{CrcAlgorithm, Digest};
 use dormouse_core::{Error, ErrorKind, Result, file::Checksum, ports::MergeInput};
-use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, path::Path};
+use object_store::{GetOptions, GetRange, GetResultPayload, ObjectStore, ObjectStoreExt, path::Path};
 use parquet::{
     errors::ParquetError,
-    file::{
-        metadata::RowGroupMetaData,
-        reader::{ChunkReader, Length},
-    },
+    file::reader::{ChunkReader, Length},
 };
 use tokio::runtime::Handle;
 
 use crate::{cancel::Cancel, page_header};
 
-/// A row group of at most so many bytes is fetched with one request.
+/// What is wanted of a row group is fetched at once when it has at most so many bytes.
 const WHOLE_ROW_GROUP_BYTES: u64 = 6 << 20;
+/// And with one request across gaps of at most so many bytes.
+const GAP_BYTES: u64 = 128 << 10;
 /// The windows of a row group's columns together hold about so many bytes.
 const ROW_GROUP_WINDOW_BYTES: u64 = 32 << 20;
 
@@ -144,8 +144,14 @@ impl RemoteObject {
         }
         self.runtime.block_on(async {
             let expected = range.end - range.start;
-            let answer = self.get(range).await?;
-            let bytes = answer.bytes().await.map_err(|error| self.failed(error))?;
+            let mut answer = self.get(range).await?;
+            let bytes = match &mut answer.payload {
+                // This thread may block, and buffers that it drops are the ones it gets again.
+                GetResultPayload::File(file, _) => read_file(file, &answer.range).map_err(|error| {
+                    Error::unavailable(format!("cannot read \"{}\"", self.name)).with_source(error)
+                })?,
+                GetResultPayload::Stream(_) => answer.bytes().await.map_err(|error| self.failed(error))?,
+            };
             if bytes.len() as u64 != expected {
                 return Err(Error::unavailable(format!(
                     "the store sent {} of {expected} bytes of \"{}\"",
@@ -179,6 +185,15 @@ impl RemoteObject {
     }
 }
 
+/// The bytes of a range of a file, as far as they are there.
+fn read_file(file: &mut File, range: &Range<u64>) -> io::Result<Bytes> {
+    let length = range.end - range.start;
+    let mut bytes = Vec::with_capacity(usize::try_from(length).map_err(io::Error::other)?);
+    file.seek(SeekFrom::Start(range.start))?;
+    file.take(length).read_to_end(&mut bytes)?;
+    Ok(bytes.into())
+}
+
 /// The bytes of one row group.
 #[derive(Clone, Debug)]
 pub(crate) struct RowGroupBytes(Arc<Inner>);
@@ -186,7 +201,8 @@ pub(crate) struct RowGroupBytes(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     object: Arc<RemoteObject>,
-    chunks: Vec<Range<u64>>,
+    /// What may be read, in order.
+    spans: Vec<Range<u64>>,
     windows: Vec<Mutex<Window>>,
     window_bytes: u64,
     /// Whether pages are asked for by the page index: header and all.
@@ -208,32 +224,22 @@ impl Window {
 }
 
 impl RowGroupBytes {
-    /// A reader of `row_group`, whose ranges were checked to be inside the object. `by_index` says that the
-    /// decoder knows the page index, and so asks for pages whole.
-    pub(crate) fn new(object: Arc<RemoteObject>, row_group: &RowGroupMetaData, by_index: bool) -> Self {
-        let chunks: Vec<Range<u64>> = row_group
-            .columns()
-            .iter()
-            .map(|column| {
-                let (start, length) = column.byte_range();
-                start..start + length
-            })
-            .collect();
-        let first = chunks.iter().map(|chunk| chunk.start).min().unwrap_or(0);
-        let last = chunks.iter().map(|chunk| chunk.end).max().unwrap_or(0);
-        let columns = chunks.len().max(1) as u64;
-        let (chunks, window_bytes) = if last - first <= WHOLE_ROW_GROUP_BYTES {
-            (std::iter::once(first..last).collect(), WHOLE_ROW_GROUP_BYTES)
+    /// A reader of the ranges that are `wanted` of each column chunk of a row group, all inside the object. `by_index`
+    /// says that the decoder knows the page index, and so asks for pages whole.
+    pub(crate) fn new(object: Arc<RemoteObject>, wanted: &[Vec<Range<u64>>], by_index: bool) -> Self {
+        let columns = wanted.len().max(1) as u64;
+        let mut spans: Vec<Range<u64>> = wanted.concat();
+        let bytes: u64 = spans.iter().map(|span| span.end - span.start).sum();
+        let window_bytes = if bytes <= WHOLE_ROW_GROUP_BYTES {
+            spans = across_gaps(spans);
+            u64::MAX
         } else {
-            (
-                chunks,
-                (ROW_GROUP_WINDOW_BYTES / columns).clamp(64 << 10, 1 << 20),
-            )
+            (ROW_GROUP_WINDOW_BYTES / columns).clamp(64 << 10, 1 << 20)
         };
-        let windows = chunks.iter().map(|_| Mutex::default()).collect();
+        let windows = spans.iter().map(|_| Mutex::default()).collect();
         Self(Arc::new(Inner {
             object,
-            chunks,
+            spans,
             windows,
             window_bytes,
             by_index,
@@ -254,13 +260,12 @@ impl RowGroupBytes {
     fn window(&self, start: u64, length: u64) -> Result<Bytes, ParquetError> {
         let beyond = || ParquetError::EOF(format!("a page at {start} reaches beyond its column chunk"));
         let end = start.checked_add(length).ok_or_else(beyond)?;
-        let chunk = self
-            .0
-            .chunks
+        let spans = &self.0.spans;
+        let span = spans
             .iter()
-            .position(|chunk| chunk.contains(&start) && end <= chunk.end)
+            .position(|span| span.contains(&start) && end <= span.end)
             .ok_or_else(beyond)?;
-        let mut window = self.0.windows[chunk]
+        let mut window = self.0.windows[span]
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if let Some(bytes) = window.from(start)
@@ -268,7 +273,9 @@ impl RowGroupBytes {
         {
             return Ok(bytes);
         }
-        let until = end.max(start + self.0.window_bytes).min(self.0.chunks[chunk].end);
+        let until = end
+            .max(start.saturating_add(self.0.window_bytes))
+            .min(spans[span].end);
         match self.0.object.fetch(start..until) {
             Ok(bytes) => {
                 *window = Window {
@@ -286,6 +293,21 @@ impl RowGroupBytes {
     }
 }
 
+/// The ranges in order, those joined that only a small gap is between.
+fn across_gaps(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
+    ranges.sort_by_key(|range| range.start);
+    let mut joined: Vec<Range<u64>> = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        match joined.last_mut() {
+            Some(last) if range.start <= last.end.saturating_add(GAP_BYTES) => {
+                last.end = last.end.max(range.end);
+            }
+            _ => joined.push(range),
+        }
+    }
+    joined
+}
+
 impl Length for RowGroupBytes {
     fn len(&self) -> u64 {
         self.0.object.bytes
@@ -299,8 +321,8 @@ impl ChunkReader for RowGroupBytes {
         let most_values = self.0.object.most_values();
         if page_header::check(&self.window(start, 0)?, most_values).is_err() {
             // The window may end inside the header.
-            let left = self.0.chunks.iter().filter(|chunk| chunk.contains(&start));
-            let left = left.map(|chunk| chunk.end - start).max().unwrap_or(0);
+            let left = self.0.spans.iter().filter(|span| span.contains(&start));
+            let left = left.map(|span| span.end - start).max().unwrap_or(0);
             let header = self.window(start, left.min(page_header::HEADER_BYTES))?;
             page_header::check(&header, most_values).map_err(ParquetError::General)?;
         }
@@ -340,5 +362,72 @@ impl Read for WindowReader {
         self.bytes.copy_to_slice(&mut out[..count]);
         self.at += count as u64;
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::{ObjectStoreExt, local::LocalFileSystem, memory::InMemory};
+
+    use super::*;
+
+    fn object(store: Arc<dyn ObjectStore>, bytes: u64) -> RemoteObject {
+        RemoteObject {
+            name: "o".to_owned(),
+            origin: Origin::Table,
+            store,
+            path: Path::from("o"),
+            bytes,
+            e_tag: None,
+            runtime: Handle::current(),
+        }
+    }
+
+    /// Runs `work` on a thread that may block.
+    async fn off<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+        tokio::task::spawn_blocking(work).await.unwrap()
+    }
+
+    #[test]
+    fn ranges_are_joined_across_small_gaps_only() {
+        let (gap, far) = (GAP_BYTES, 10 * GAP_BYTES);
+        let ranges = vec![far..far + 5, 0..10, 10 + gap..20 + gap, far + 3..far + 9];
+        assert_eq!(across_gaps(ranges), [0..20 + gap, far..far + 9]);
+        assert_eq!(across_gaps(vec![]), []);
+    }
+
+    #[tokio::test]
+    async fn what_is_wanted_is_read_and_nothing_else() {
+        let size = 4 * GAP_BYTES;
+        let store = Arc::new(InMemory::new());
+        let content: Vec<u8> = (0..size).map(|byte| byte as u8).collect();
+        store.put(&Path::from("o"), content.into()).await.unwrap();
+        let object = Arc::new(object(store, size));
+        off(move || {
+            let wanted = [vec![5..10, 10..20], vec![size - 9..size - 5, size - 5..size - 1]];
+            let pages = RowGroupBytes::new(object, &wanted, false);
+            assert_eq!(pages.window(7, 3).unwrap()[..3], [7, 8, 9]);
+            assert_eq!(pages.window(5, 0).unwrap().len(), 15);
+            assert_eq!(pages.window(size - 2, 1).unwrap().len(), 1);
+            for (start, length) in [(4, 1), (19, 2), (20, 0), (size - 1, 1), (u64::MAX, 2)] {
+                assert!(pages.window(start, length).is_err(), "{length} bytes at {start}");
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_range_of_a_file_is_read_from_it_whole_or_not_at_all() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("o"), b"0123456789").unwrap();
+        let store = Arc::new(LocalFileSystem::new_with_prefix(directory.path()).unwrap());
+        let (whole, longer) = (object(store.clone(), 10), object(store, 12));
+        off(move || {
+            assert_eq!(whole.fetch(2..5).unwrap(), "234");
+            assert_eq!(whole.fetch(0..10).unwrap(), "0123456789");
+            let error = longer.fetch(2..12).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        })
+        .await;
     }
 }

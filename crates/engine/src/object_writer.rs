@@ -33,10 +33,11 @@ pub(crate) struct WrittenObject {
     pub(crate) checksum: Checksum,
 }
 
-/// Collects bytes and uploads them.
+/// Collects bytes and uploads them, part by part.
 pub(crate) struct ObjectWriter {
     destination: Destination,
-    pending: Vec<u8>,
+    part: Vec<u8>,
+    part_bytes: usize,
     upload: Option<WriteMultipart>,
     bytes: u64,
     crc: Digest,
@@ -45,9 +46,11 @@ pub(crate) struct ObjectWriter {
 
 impl ObjectWriter {
     pub(crate) fn new(destination: Destination) -> Self {
+        let part_bytes = (destination.expected_bytes / EXPECTED_PARTS).max(SINGLE_PUT_BYTES as u64);
         Self {
             destination,
-            pending: Vec::new(),
+            part: Vec::new(),
+            part_bytes: usize::try_from(part_bytes).unwrap_or(usize::MAX),
             upload: None,
             bytes: 0,
             crc: Digest::new(CrcAlgorithm::Crc64Nvme),
@@ -64,33 +67,47 @@ impl ObjectWriter {
         self.failure.take()
     }
 
-    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+    fn append(&mut self, mut bytes: &[u8]) -> Result<()> {
         self.crc.update(bytes);
         self.bytes += bytes.len() as u64;
-        let runtime = self.destination.runtime.clone();
-        let _inside = runtime.enter();
-        if let Some(upload) = &mut self.upload {
-            let ready = runtime.block_on(upload.wait_for_capacity(PARTS_IN_FLIGHT));
-            upload.write(bytes);
-            return ready.map_err(|error| self.failed(error));
-        }
-        self.pending.extend_from_slice(bytes);
-        if self.pending.len() > SINGLE_PUT_BYTES {
-            let part_bytes = (self.destination.expected_bytes / EXPECTED_PARTS).max(SINGLE_PUT_BYTES as u64);
-            let started = runtime
-                .block_on(self.destination.store.put_multipart(&self.destination.path))
-                .map_err(|error| self.failed(error))?;
-            let mut upload = WriteMultipart::new_with_chunk_size(started, part_bytes as usize);
-            upload.write(&std::mem::take(&mut self.pending));
-            self.upload = Some(upload);
+        while !bytes.is_empty() {
+            if self.part.len() == self.part_bytes {
+                self.send()?;
+            }
+            let (now, later) = bytes.split_at(bytes.len().min(self.part_bytes - self.part.len()));
+            self.part.extend_from_slice(now);
+            bytes = later;
         }
         Ok(())
+    }
+
+    /// Begins to upload a part, as soon as there are not too many on their way.
+    fn send(&mut self) -> Result<()> {
+        let runtime = self.destination.runtime.clone();
+        let _inside = runtime.enter();
+        let mut upload = match self.upload.take() {
+            Some(upload) => upload,
+            None => {
+                let Destination { store, path, .. } = &self.destination;
+                let started = runtime.block_on(store.put_multipart(path));
+                let started = started.map_err(|error| self.failed(error))?;
+                WriteMultipart::new_with_chunk_size(started, self.part_bytes)
+            }
+        };
+        let ready = runtime.block_on(upload.wait_for_capacity(PARTS_IN_FLIGHT));
+        let next = Vec::with_capacity(self.part_bytes);
+        upload.put(std::mem::replace(&mut self.part, next).into());
+        self.upload = Some(upload);
+        ready.map_err(|error| self.failed(error))
     }
 
     /// Sends what is left and waits until the object is there.
     pub(crate) fn finish(&mut self) -> Result<WrittenObject> {
         let runtime = self.destination.runtime.clone();
-        let done = if let Some(upload) = self.upload.take() {
+        let part = std::mem::take(&mut self.part);
+        let done = if let Some(mut upload) = self.upload.take() {
+            let _inside = runtime.enter();
+            upload.put(part.into());
             runtime.block_on(upload.finish()).map(drop)
         } else {
             let mode = if self.destination.overwrite {
@@ -98,11 +115,10 @@ impl ObjectWriter {
             } else {
                 PutMode::Create
             };
-            let payload = std::mem::take(&mut self.pending).into();
             let put =
                 self.destination
                     .store
-                    .put_opts(&self.destination.path, payload, PutOptions::from(mode));
+                    .put_opts(&self.destination.path, part.into(), PutOptions::from(mode));
             runtime.block_on(put).map(drop)
         };
         done.map_err(|error| self.failed(error))?;

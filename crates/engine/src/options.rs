@@ -27,7 +27,7 @@ pub struct FileLayout {
     pub page_rows: usize,
     /// A thread merges about so many bytes of Parquet at a time: enough that the pages read twice, where one piece
     /// ends and the next begins, do not matter; few enough that what is made before its turn fits in memory.
-    /// Default: 16 MiB.
+    /// Default: 8 MiB.
     pub piece_bytes: u64,
     /// Row groups of fewer rows, and of less than 8 MiB, are never copied as they are, lest they stay small for
     /// ever. Default: 32,768.
@@ -39,7 +39,7 @@ impl Default for FileLayout {
         Self {
             row_group_rows: 128 << 10,
             page_rows: 16 << 10,
-            piece_bytes: 16 << 20,
+            piece_bytes: 8 << 20,
             copied_rows: 32 << 10,
         }
     }

@@ -5,7 +5,7 @@
 //! flipped. Text and bytes fill what is left of the prefix but its last byte, padded with zeros; the last byte is
 //! the count of bytes left, up to one more than fit, so that a value comes before its extensions.
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, ops::Range};
 
 use arrow::{
     array::{Array, ArrayRef, BinaryViewArray, cast::AsArray},
@@ -158,7 +158,7 @@ impl Keys {
                 prefixes.extend(
                     offsets
                         .windows(2)
-                        .map(|span| bytes_prefix(&bytes[span[0] as usize + skip..span[1] as usize])),
+                        .map(|span| span_prefix(bytes, span[0] as usize + skip..span[1] as usize)),
                 );
             }
             [KeyColumn::Views(views), ..] => {
@@ -253,6 +253,16 @@ pub(crate) fn flip64(value: i64) -> u64 {
     value.cast_unsigned() ^ (1 << 63)
 }
 
+/// The prefix of a value inside `bytes`, of which a whole word is taken where there is one.
+fn span_prefix(bytes: &[u8], span: Range<usize>) -> u128 {
+    let Some(front) = bytes[span.start..].first_chunk::<16>() else {
+        return bytes_prefix(&bytes[span]);
+    };
+    let length = span.len();
+    let beyond = u128::MAX >> (8 * length.min(15));
+    (u128::from_be_bytes(*front) & !beyond) | length.min(16) as u128
+}
+
 fn bytes_prefix(bytes: &[u8]) -> u128 {
     let mut padded = [0; 16];
     let taken = bytes.len().min(15);
@@ -334,6 +344,13 @@ mod tests {
                     prop_assert!(by_prefix.is_eq() || by_prefix == order);
                 }
             }
+        }
+
+        #[test]
+        fn a_prefix_is_the_same_wherever_its_value_is(before: Vec<u8>, value: Vec<u8>, after: Vec<u8>) {
+            let bytes = [&before[..], &value, &after].concat();
+            let span = before.len()..before.len() + value.len();
+            prop_assert_eq!(span_prefix(&bytes, span), bytes_prefix(&value));
         }
 
         #[test]

@@ -175,6 +175,7 @@ pub async fn run(services: &Services, handler: &dyn Handler, stop: &Cancellation
             }
         }
     }
+    worker.queue.end_waits();
     // A receive that is under way may have taken messages already.
     tokio::select! {
         biased;

@@ -32,6 +32,7 @@ pub(crate) struct SqliteQueue {
     clock: Arc<dyn Clock>,
     ids: Arc<dyn Ids>,
     arrivals: Arc<Notify>,
+    ended_waits: Notify,
 }
 
 impl SqliteQueue {
@@ -46,6 +47,7 @@ impl SqliteQueue {
             name,
             settings,
             arrivals: database.arrivals(name),
+            ended_waits: Notify::new(),
             database,
             clock,
             ids,
@@ -138,6 +140,7 @@ impl Queue for SqliteQueue {
         let mut last_look = wait.is_zero();
         loop {
             let arrived = self.arrivals.notified();
+            let ended = self.ended_waits.notified();
             let committed = watching.as_ref().map(|watching| watching.committed());
             let until_visible = self.until_visible().await?;
             if until_visible == Some(Duration::ZERO) {
@@ -157,8 +160,13 @@ impl Queue for SqliteQueue {
                 () = committed => {}
                 () = self.clock.sleep(until_visible.unwrap_or(wait)) => {}
                 () = &mut time_is_up => last_look = true,
+                () = ended => return Ok(Vec::new()),
             }
         }
+    }
+
+    fn end_waits(&self) {
+        self.ended_waits.notify_waiters();
     }
 
     async fn extend(&self, receipt: &Receipt, time: Duration) -> Result<()> {

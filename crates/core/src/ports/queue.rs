@@ -185,6 +185,9 @@ pub trait Queue: Debug + Send + Sync {
     /// Up to `max` messages; waits up to `wait` for the first, and returns as soon as there is one.
     async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Delivery>>;
 
+    /// Lets receives that wait for a message return without one. An adapter that cannot tell them does nothing.
+    fn end_waits(&self) {}
+
     /// Hides the message for `time` from now; zero makes it visible at once.
     ///
     /// # Errors

@@ -1,7 +1,8 @@
 //! Copies row groups from file to file without decoding them.
 //!
 //! What is copied is proved by the checksum of its whole file: the checksum of each range of bytes is taken as it
-//! passes, the ranges between them are read for it at the end, and all are put together.
+//! passes, the ranges between them are read for it at the end, and all are put together. Column chunks and row groups
+//! that follow each other in the file make one range.
 
 use std::{
     io::{self, Read},
@@ -35,15 +36,36 @@ const WINDOW_BYTES: u64 = 8 << 20;
 /// The bytes of a file that have been copied.
 #[derive(Debug, Default)]
 pub(crate) struct CopiedBytes {
-    ranges: Mutex<Vec<Passed>>,
+    passed: Arc<Mutex<PassedBytes>>,
     rows: AtomicU64,
 }
 
-/// Bytes that have passed, and their checksum.
-#[derive(Clone, Debug)]
-struct Passed {
-    range: Range<u64>,
-    checksum: u64,
+/// Ranges of bytes that have passed, each with its checksum so far.
+#[derive(Debug, Default)]
+struct PassedBytes(Vec<(Range<u64>, Digest)>);
+
+impl PassedBytes {
+    /// Takes down bytes that begin at `start`.
+    fn add(&mut self, start: u64, bytes: &[u8]) {
+        let continued = self.0.iter().position(|(range, _)| range.end == start);
+        let at = continued.unwrap_or_else(|| {
+            self.0.push((start..start, Digest::new(CrcAlgorithm::Crc64Nvme)));
+            self.0.len() - 1
+        });
+        let (range, crc) = &mut self.0[at];
+        range.end += bytes.len() as u64;
+        crc.update(bytes);
+    }
+
+    /// The ranges in order, with their checksums.
+    fn in_order(&self) -> Vec<(Range<u64>, u64)> {
+        let passed = self.0.iter();
+        let mut passed: Vec<_> = passed
+            .map(|(range, crc)| (range.clone(), crc.finalize()))
+            .collect();
+        passed.sort_by_key(|(range, _)| range.start);
+        passed
+    }
 }
 
 /// Whether the encoded row group could stand in a file of these columns: it is complete with its page index.
@@ -97,24 +119,21 @@ impl CopiedBytes {
                     start..start + length
                 })
                 .collect(),
-            passed: Arc::default(),
+            passed: self.passed.clone(),
             failure: Arc::default(),
         };
         file.append_encoded(&source, chunks)
             .map_err(|error| take(&source.failure).unwrap_or(error))?;
-        let passed = std::mem::take(&mut *lock(&source.passed));
-        lock(&self.ranges).extend(passed);
         self.rows.fetch_add(rows, Ordering::Relaxed);
         Ok(rows)
     }
 
     /// The checksum of the whole object, of which the bytes that were not copied are read now.
     pub(crate) fn checksum(&self, object: &RemoteObject, cancel: &Cancel) -> Result<Checksum> {
-        let mut passed = lock(&self.ranges).clone();
-        passed.sort_by_key(|passed| passed.range.start);
+        let passed = lock(&self.passed).in_order();
         let mut crc = 0;
         let mut at = 0;
-        for Passed { range, checksum } in passed {
+        for (range, checksum) in passed {
             if range.start < at {
                 return Err(Error::internal("bytes of a file were copied twice"));
             }
@@ -139,7 +158,7 @@ fn combine(first: u64, second: u64, bytes: u64) -> u64 {
 struct RowGroupSource {
     object: Arc<RemoteObject>,
     ends: Vec<Range<u64>>,
-    passed: Arc<Mutex<Vec<Passed>>>,
+    passed: Arc<Mutex<PassedBytes>>,
     failure: Arc<Mutex<Option<Error>>>,
 }
 
@@ -158,11 +177,9 @@ impl ChunkReader for RowGroupSource {
             chunk.ok_or_else(|| ParquetError::General(format!("no column chunk begins at {start}")))?;
         Ok(ColumnChunkBytes {
             object: self.object.clone(),
-            start,
             at: start,
             end: chunk.end,
             window: Bytes::new(),
-            crc: Digest::new(CrcAlgorithm::Crc64Nvme),
             passed: self.passed.clone(),
             failure: self.failure.clone(),
         })
@@ -178,12 +195,10 @@ impl ChunkReader for RowGroupSource {
 /// One column chunk, fetched window by window.
 struct ColumnChunkBytes {
     object: Arc<RemoteObject>,
-    start: u64,
     at: u64,
     end: u64,
     window: Bytes,
-    crc: Digest,
-    passed: Arc<Mutex<Vec<Passed>>>,
+    passed: Arc<Mutex<PassedBytes>>,
     failure: Arc<Mutex<Option<Error>>>,
 }
 
@@ -196,14 +211,8 @@ impl Read for ColumnChunkBytes {
                 *lock(&self.failure) = Some(error);
                 io::Error::other(report)
             })?;
-            self.crc.update(&self.window);
+            lock(&self.passed).add(self.at, &self.window);
             self.at = until;
-            if until == self.end {
-                lock(&self.passed).push(Passed {
-                    range: self.start..self.end,
-                    checksum: self.crc.finalize(),
-                });
-            }
         }
         let count = out.len().min(self.window.len());
         self.window.copy_to_slice(&mut out[..count]);
@@ -217,4 +226,25 @@ fn take(failure: &Mutex<Option<Error>>) -> Option<Error> {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_that_follow_each_other_make_one_range_with_one_checksum() {
+        let mut passed = PassedBytes::default();
+        passed.add(9, b"row group");
+        passed.add(40, b"elsewhere");
+        passed.add(18, b" and the next");
+        let crc = crc_fast::crc64_nvme;
+        assert_eq!(
+            passed.in_order(),
+            [
+                (9..31, crc(b"row group and the next")),
+                (40..49, crc(b"elsewhere"))
+            ]
+        );
+    }
 }

@@ -78,6 +78,23 @@ async fn queues_of_one_directory_are_apart() {
 }
 
 #[tokio::test]
+async fn a_receive_that_waits_returns_when_waits_are_ended() {
+    let directories = Directories::default();
+    let queue = directories
+        .open()
+        .queue(QueueName::Ingest, QueueSettings::default());
+    let before = SystemClock.now();
+    let ending = async {
+        SystemClock.sleep(Duration::from_millis(50)).await;
+        queue.end_waits();
+    };
+    let (received, ()) = tokio::join!(queue.receive(1, Duration::from_secs(60)), ending);
+    assert!(received.unwrap().is_empty());
+    let took = SystemClock.now().since(before);
+    assert!(took < Duration::from_secs(30), "it took {took:?}");
+}
+
+#[tokio::test]
 async fn items_that_expired_long_ago_are_purged_by_later_writes() {
     let directories = Directories::default();
     let directory = directories.open();
