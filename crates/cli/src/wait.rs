@@ -53,7 +53,12 @@ impl Sending {
 /// # Errors
 /// Errors of the stores.
 pub(crate) async fn for_job(services: &Services, sending: &Sending, args: &WaitArgs) -> Result<JobReport> {
-    let interrupted = || format!("job {} is on its queue", sending.key.job);
+    let interrupted = || {
+        format!(
+            "job {} is on its queue, and goes on with the next worker",
+            sending.key.job
+        )
+    };
     working(services, args.no_work, follow(services, sending), interrupted).await
 }
 
@@ -67,7 +72,7 @@ pub(crate) async fn for_jobs(
     keys: &[JobKey],
     args: &WaitArgs,
 ) -> Result<Vec<JobReport>> {
-    let interrupted = || "jobs are on their queue".to_owned();
+    let interrupted = || "jobs are on their queue, and go on with the next worker".to_owned();
     working(services, args.no_work, follow_all(services, keys), interrupted).await
 }
 
@@ -100,7 +105,7 @@ pub(crate) async fn working<T>(
             ended = follow => ended,
             signal = stop_signal() => signal.and_then(|()| {
                 let what = interrupted();
-                Err(Error::unavailable(format!("interrupted: {what}, and goes on with the next worker")))
+                Err(Error::unavailable(format!("interrupted: {what}")))
             }),
         };
         stop.cancel();

@@ -216,7 +216,7 @@ impl Input {
                 let (Some(selection), Some(pages), Some(first)) = (selection, pages, first) else {
                     return vec![all];
                 };
-                let ranges = std::iter::once(start..first).chain(selection.scan_ranges(pages));
+                let ranges = std::iter::once(start..first).chain(hull(selection).scan_ranges(pages));
                 let wanted = consecutive(ranges.filter(|range| !range.is_empty()));
                 // The decoder will find out what is wrong with an index that points elsewhere.
                 let is_inside = |range: &Range<u64>| all.start <= range.start && range.end <= all.end;
@@ -227,6 +227,20 @@ impl Input {
             })
             .collect()
     }
+}
+
+/// All rows from the first that is selected to the last: where few follow each other, the decoder reads across the gaps.
+fn hull(selection: &RowSelection) -> RowSelection {
+    let (mut at, mut first, mut end) = (0, None, 0);
+    for run in selection.iter() {
+        if !run.skip && run.row_count > 0 {
+            first.get_or_insert(at);
+            end = at + run.row_count;
+        }
+        at += run.row_count;
+    }
+    let selected = first.map(|first| first..end);
+    RowSelection::from_consecutive_ranges(selected.into_iter(), at)
 }
 
 /// The ranges, those in one that touch each other.

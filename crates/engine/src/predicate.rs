@@ -20,7 +20,10 @@ use datafusion::{
     error::DataFusionError,
     execution::{SessionState, SessionStateBuilder},
     logical_expr::{Expr, Volatility},
-    physical_expr::PhysicalExpr,
+    physical_expr::{
+        PhysicalExpr,
+        expressions::{CastExpr, NegativeExpr, TryCastExpr},
+    },
     physical_optimizer::pruning::{PruningPredicate, PruningPredicateBuilder},
     prelude::SessionConfig,
 };
@@ -32,6 +35,9 @@ use crate::{
     input::{Input, row_count},
     table::TableSchema,
 };
+
+/// Functions whose result may be longer by far than all that they are given.
+const LENGTHENING: [&str; 3] = ["lpad", "repeat", "rpad"];
 
 /// A predicate, ready to be evaluated on rows of a table.
 #[derive(Debug)]
@@ -99,9 +105,12 @@ impl RowPredicate {
                 format!("it is of type {found}, and would have to be true or false"),
             ));
         }
-        let pruning = PruningPredicateBuilder::new()
-            .with_file_schema(table.arrow.clone())
-            .build(holds.clone());
+        let pruning = match keeps_order(&holds, table)? {
+            true => PruningPredicateBuilder::new()
+                .with_file_schema(table.arrow.clone())
+                .build(holds.clone()),
+            false => None,
+        };
         Ok(Self {
             text: text.clone(),
             holds,
@@ -189,6 +198,10 @@ fn check(expression: &Expr, text: &Predicate) -> Result<()> {
                     call.func.name()
                 ))
             }
+            Expr::ScalarFunction(call) if LENGTHENING.contains(&call.func.name()) => Some(format!(
+                "{}() makes texts of any length, which may not fit in memory",
+                call.func.name()
+            )),
             Expr::AggregateFunction(call) => Some(format!("{}() is about many rows", call.func.name())),
             Expr::WindowFunction(call) => Some(format!("{}() is about many rows", call.fun.name())),
             Expr::Exists(_)
@@ -212,6 +225,58 @@ fn check(expression: &Expr, text: &Predicate) -> Result<()> {
     }
 }
 
+/// Whether what the expression makes of columns, before it compares them, keeps their order: else the smallest and the
+/// largest value of a column tell nothing of what becomes of those between. DataFusion takes any cast for such a one.
+fn keeps_order(holds: &Arc<dyn PhysicalExpr>, table: &TableSchema) -> Result<bool> {
+    let mut keeps = true;
+    let walked = holds.apply(|part| {
+        let cast = part
+            .downcast_ref::<CastExpr>()
+            .map(|cast| (cast.expr(), cast.cast_type()))
+            .or_else(|| {
+                part.downcast_ref::<TryCastExpr>()
+                    .map(|cast| (cast.expr(), cast.cast_type()))
+            });
+        if let Some((from, to)) = cast {
+            keeps &= is_monotonic(&from.data_type(&table.arrow)?, to);
+        }
+        keeps &= part.downcast_ref::<NegativeExpr>().is_none();
+        Ok(match keeps {
+            true => TreeNodeRecursion::Continue,
+            false => TreeNodeRecursion::Stop,
+        })
+    });
+    match walked {
+        Ok(_) => Ok(keeps),
+        Err(error) => Err(Error::internal("a predicate cannot be looked through").with_source(error)),
+    }
+}
+
+/// Whether a larger value never becomes a smaller one, nor one that is unknown.
+fn is_monotonic(from: &ArrowType, to: &ArrowType) -> bool {
+    use ArrowType as T;
+    let is_wide = |to: &ArrowType| matches!(to, T::Float32 | T::Float64 | T::Decimal128(38, 0..10));
+    match (from, to) {
+        (T::Utf8 | T::LargeUtf8 | T::Utf8View, T::Utf8 | T::LargeUtf8 | T::Utf8View) => true,
+        (T::Binary | T::LargeBinary | T::BinaryView, T::Binary | T::LargeBinary | T::BinaryView) => true,
+        (T::Int8, T::Int16 | T::Int32 | T::Int64)
+        | (T::Int16, T::Int32 | T::Int64)
+        | (T::Int32, T::Int64)
+        | (T::UInt8, T::UInt16 | T::UInt32 | T::UInt64 | T::Int16 | T::Int32 | T::Int64)
+        | (T::UInt16, T::UInt32 | T::UInt64 | T::Int32 | T::Int64)
+        | (T::UInt32, T::UInt64 | T::Int64) => true,
+        (from, to) if from.is_integer() && is_wide(to) => true,
+        (T::Date32, T::Timestamp(_, None)) => true,
+        (T::Timestamp(_, from), T::Timestamp(_, to)) => from == to,
+        (T::Decimal128(precision, scale), T::Decimal128(to_precision, to_scale)) => {
+            to_scale >= scale
+                && i16::from(*to_precision) - i16::from(*to_scale)
+                    >= i16::from(*precision) - i16::from(*scale)
+        }
+        (from, to) => from == to,
+    }
+}
+
 /// What a file's footer says of its row groups.
 struct RowGroupStatistics<'a> {
     input: &'a Input,
@@ -226,7 +291,8 @@ impl RowGroupStatistics<'_> {
             return None;
         }
         let parquet = self.input.footer().file_metadata().schema_descr();
-        StatisticsConverter::try_new(&column.name, &self.table.arrow, parquet).ok()
+        let converter = StatisticsConverter::try_new(&column.name, self.input.schema(), parquet).ok()?;
+        Some(converter.with_missing_null_counts_as_zero(false))
     }
 }
 

@@ -11,6 +11,7 @@
 //! | [`manifest()`] | an export plan or a manifest | as for messages; paths stay below the export's prefix |
 //! | [`key()`] | choices of keys | order, codec, bounds and the engine agree, whatever the types |
 //! | [`schema()`] | a schema in Sleeper's or our JSON | what is read survives JSON and Arrow |
+//! | [`predicate()`] | a SQL predicate | it is refused as `Invalid`, or the rows that it is true for and those that it is not make all rows of a file, and statistics rule none out |
 //! | [`properties()`] | `instance.properties` and a table's properties | what is taken can be asked for |
 //! | [`names()`] | a name, path or location | nothing outside the directories that are allowed can be named |
 //! | [`items()`] | stored items as JSON | damage is an error of the reader, never a panic |
@@ -45,6 +46,7 @@ mod message;
 mod mutate;
 mod names;
 mod parquet;
+mod predicate;
 mod properties;
 mod rows;
 mod schema;
@@ -59,13 +61,14 @@ pub use source::fingerprint;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     ("items", items),
     ("key", key),
     ("manifest", manifest),
     ("message", message),
     ("names", names),
     ("parquet", parquet),
+    ("predicate", predicate),
     ("properties", properties),
     ("schema", schema),
     ("snapshot", snapshot),
@@ -97,6 +100,8 @@ entry_points! {
     names;
     /// Parquet files.
     parquet;
+    /// SQL predicates.
+    predicate;
     /// Properties.
     properties;
     /// Schemas.

@@ -38,13 +38,14 @@ const MEMORY_LIMIT: usize = 512 << 20;
 const TIME_LIMIT: Duration = Duration::from_secs(5);
 
 /// How many mutations a target runs where the environment does not say, so that all take seconds.
-const INPUTS: [(&str, u64); 10] = [
+const INPUTS: [(&str, u64); 11] = [
     ("items", 3_000),
     ("key", 800),
     ("manifest", 10_000),
     ("message", 20_000),
     ("names", 8_000),
     ("parquet", 2_500),
+    ("predicate", 600),
     ("properties", 4_000),
     ("schema", 15_000),
     ("snapshot", 3_000),
@@ -67,6 +68,7 @@ targets!(
     message,
     names,
     parquet,
+    predicate,
     properties,
     schema,
     snapshot,

@@ -32,28 +32,38 @@ pub(super) async fn run(context: &Context, args: PurgeArgs) -> Result<ExitCode> 
     if args.dry_run {
         return list(context, &mut purge).await;
     }
-    let question = format!(
-        "remove the rows of table \"{}\" where {}?",
-        table.name, args.predicate
-    );
-    if !args.yes && !confirmed(&question)? {
-        return Err(Error::invalid("not confirmed; --yes purges without asking"));
+    if !args.yes {
+        let question = format!(
+            "remove the rows of table \"{}\" where {}?",
+            table.name, args.predicate
+        );
+        if !confirmed(&question)? {
+            return Err(Error::invalid("not confirmed; --yes purges without asking"));
+        }
+        // It may have taken long to answer, and rows may have come.
+        purge = Purge::begin(services, &table, args.predicate).await?;
     }
-    let interrupted =
-        || "some files are purged and others are not; to begin again is safe. What was sent".to_owned();
+    let interrupted = || {
+        "jobs that were sent go on with the next worker; other files may be left, and to purge again is safe"
+            .to_owned()
+    };
     let work = to_the_end(services, &table, &mut purge);
     let (last, reports) = wait::working(services, args.no_work, work, interrupted).await?;
     jobs::print_all(context, &reports, "no file holds such rows")?;
-    let removed = reports
-        .iter()
-        .filter(|report| report.status == JobStatus::Finished)
-        .map(|report| report.rows_read().saturating_sub(report.rows_written()))
+    let finished = || {
+        reports
+            .iter()
+            .filter(|report| report.status == JobStatus::Finished)
+    };
+    let read = finished().map(JobReport::rows_read).fold(0, u64::saturating_add);
+    let written = finished()
+        .map(JobReport::rows_written)
         .fold(0, u64::saturating_add);
     printer::note(&format!(
-        "{} rows of transaction {} removed, as of transaction {}",
-        printer::count(removed),
-        purge.since(),
-        last.transaction
+        "nothing is left to purge as of transaction {}: of {} rows that were read, {} were written again",
+        last.transaction,
+        printer::count(read),
+        printer::count(written)
     ));
     Ok(ExitCode::SUCCESS)
 }
@@ -69,12 +79,14 @@ async fn to_the_end(
         table: Some(table.id.clone()),
         job: job.clone(),
     };
+    let mut waiting = None;
     loop {
         let round = purge.round().await?;
-        if let Some(stuck) = round.stuck.first() {
-            let reports = wait::reports(services, &[key(stuck)]).await?;
-            reports.iter().try_for_each(wait::check_finished)?;
-        }
+        let stuck: Vec<_> = round.stuck.iter().map(key).collect();
+        wait::reports(services, &stuck)
+            .await?
+            .iter()
+            .try_for_each(wait::check_finished)?;
         if round.is_last() {
             let keys: Vec<_> = purge.jobs().map(key).collect();
             return Ok((round, wait::reports(services, &keys).await?));
@@ -82,10 +94,11 @@ async fn to_the_end(
         let keys: Vec<_> = round.sent.iter().map(key).collect();
         wait::follow_all(services, &keys).await?;
         if round.sent.is_empty() {
-            let bar = wait::spinner();
+            let bar = waiting.get_or_insert_with(wait::spinner);
             bar.set_message(format!("waits for {} files that other jobs work on", round.busy));
             bar.tick();
             services.ports.clock.sleep(BUSY).await;
+        } else if let Some(bar) = waiting.take() {
             bar.finish_and_clear();
         }
     }

@@ -284,6 +284,31 @@ fn names() {
     }
 }
 
+fn predicates() {
+    for (name, text) in [
+        ("compare", "k = 'k07' OR n > 100 AND f <= 2.5"),
+        ("null", "n IS NULL AND Flag IS NOT FALSE"),
+        ("like", "k LIKE 'k1%' AND NOT k LIKE '%5'"),
+        ("list", "k IN ('k01', 'k02') OR n NOT IN (10, 20)"),
+        ("between", "f BETWEEN 0.5 AND 1e3"),
+        ("case", "CASE WHEN Flag THEN n % 3 = 1 ELSE length(k) > 2 END"),
+        ("cast", "CAST(n AS DOUBLE) / 3 > f AND CAST(k AS VARCHAR) <> ''"),
+        (
+            "functions",
+            "upper(substr(k, 2, 1)) = '1' AND abs(n) > coalesce(f, 1)",
+        ),
+        ("regex", "k ~ '^k[0-9]+$' AND regexp_like(k, '[13]')"),
+        ("quoted", "\"Flag\" = true"),
+        ("division", "n / (n - 80) > 0"),
+        ("not", "NOT (n > 50) IS TRUE"),
+        ("boolean", "CAST(n AS BOOLEAN) = false"),
+        ("negative", "-n < 30 AND TRY_CAST(n AS TINYINT) > 1"),
+        ("text", "CAST(n AS VARCHAR) > '5'"),
+    ] {
+        put("predicate", name, text);
+    }
+}
+
 /// What tables, a tracker and a log have stored.
 fn items() {
     let clock = Arc::new(SystemClock);
@@ -413,5 +438,6 @@ pub(crate) fn write() {
     schemas();
     properties();
     names();
+    predicates();
     items();
 }

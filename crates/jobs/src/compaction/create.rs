@@ -28,11 +28,12 @@ pub async fn create(services: &Services, table: &TableInfo, policy: Policy) -> R
     let now = services.ports.clock.now().max(state.at());
     let planned = compactions(&state, policy, services.settings.compaction_limit(), now);
     drop(state);
-    lease_and_send(services, table, &planned, None).await
+    let sent = lease_and_send(services, table, &planned, None).await?;
+    Ok(sent.into_iter().map(|(job, _)| job).collect())
 }
 
-/// Leases the inputs of compactions and sends their jobs, which leave out the rows of `purge`. Returns the jobs;
-/// compactions whose inputs were gone or leased have none.
+/// Leases the inputs of compactions and sends their jobs, which leave out the rows of `purge`. Returns the jobs and how
+/// many inputs each has; compactions whose inputs were gone or leased have none.
 ///
 /// # Errors
 /// Errors of the stores; jobs that were sent before run.
@@ -41,7 +42,7 @@ pub(super) async fn lease_and_send(
     table: &TableInfo,
     planned: &[PlannedCompaction],
     purge: Option<&Predicate>,
-) -> Result<Vec<JobId>> {
+) -> Result<Vec<(JobId, usize)>> {
     let mut created = Vec::new();
     for batch in planned.chunks(BATCH) {
         created.extend(lease_and_send_batch(services, table, batch, purge).await?);
@@ -54,7 +55,7 @@ async fn lease_and_send_batch(
     table: &TableInfo,
     planned: &[PlannedCompaction],
     purge: Option<&Predicate>,
-) -> Result<Vec<JobId>> {
+) -> Result<Vec<(JobId, usize)>> {
     let mut jobs = Vec::with_capacity(planned.len());
     for compaction in planned {
         jobs.push((JobId::new(services.ports.ids.uuid().to_string())?, compaction));
@@ -93,7 +94,8 @@ async fn lease_and_send_batch(
     for (job, compaction) in &leased {
         report(services, table, job, compaction, purge).await;
     }
-    Ok(leased.into_iter().map(|(job, _)| job).collect())
+    let inputs = |(job, compaction): (JobId, &PlannedCompaction)| (job, compaction.inputs.len());
+    Ok(leased.into_iter().map(inputs).collect())
 }
 
 /// When a lease ends that begins now.

@@ -13,7 +13,7 @@ use std::{
 };
 
 use dormouse_core::{
-    Error, Result,
+    Error, ErrorKind, Result,
     ids::{FileName, JobId, PartitionId, TransactionNumber},
     partition::Leaf,
     plan::{
@@ -51,7 +51,8 @@ pub struct Round {
     pub sent: Vec<JobId>,
     /// How many files it has to leave to a later round, as others work on them.
     pub busy: usize,
-    /// Jobs of earlier rounds that have files leased and have not committed. Their leases run out.
+    /// Jobs of earlier rounds that have files leased and have not committed, though they have ended. Nothing is sent
+    /// before their leases have run out.
     pub stuck: BTreeSet<JobId>,
 }
 
@@ -109,21 +110,20 @@ impl<'a> Purge<'a> {
     /// # Errors
     /// `Corrupt` when a file cannot be read; errors of the stores.
     pub async fn matches(&mut self) -> Result<Vec<Match>> {
-        let state = self.services.states.live_state(&self.table.id).await?;
-        self.matches_in(&state).await
+        Ok(self.look().await?.1)
     }
 
-    /// Sends jobs for what is left to purge. Call it when the jobs of the round before have ended.
+    /// Sends jobs for what is left to purge, unless one of its jobs is stuck. Call it when the jobs of the round before
+    /// have ended.
     ///
     /// # Errors
     /// `Corrupt` when a file cannot be read; errors of the stores.
     pub async fn round(&mut self) -> Result<Round> {
-        let state = self.services.states.live_state(&self.table.id).await?;
+        let (state, matches) = self.look().await?;
         let mut round = Round {
             transaction: state.transaction(),
             ..Round::default()
         };
-        let matches = self.matches_in(&state).await?;
         let now = self.services.ports.clock.now().max(state.at());
         let mut free: Vec<Match> = Vec::new();
         for found in matches {
@@ -137,11 +137,32 @@ impl<'a> Purge<'a> {
             }
         }
         drop(state);
-        let planned = plan(&free);
-        round.sent = lease_and_send(self.services, &self.table, &planned, Some(&self.predicate)).await?;
-        round.busy += planned.len() - round.sent.len();
+        if !round.stuck.is_empty() {
+            return Ok(round);
+        }
+        let sent = lease_and_send(self.services, &self.table, &plan(&free), Some(&self.predicate)).await?;
+        round.busy += free.len() - sent.iter().map(|(_, inputs)| inputs).sum::<usize>();
+        round.sent = sent.into_iter().map(|(job, _)| job).collect();
         self.jobs.extend(round.sent.iter().cloned());
         Ok(round)
+    }
+
+    /// The newest state, and what it has to purge. A file that was merged and collected while it was looked for is no
+    /// longer there in a newer state.
+    async fn look(&mut self) -> Result<(Arc<TableState>, Vec<Match>)> {
+        loop {
+            let state = self.services.states.live_state(&self.table.id).await?;
+            match self.matches_in(&state).await {
+                Ok(matches) => return Ok((state, matches)),
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    let newer = self.services.states.live_state(&self.table.id).await?;
+                    if newer.transaction() == state.transaction() {
+                        return Err(error);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     async fn matches_in(&mut self, state: &Arc<TableState>) -> Result<Vec<Match>> {
