@@ -5,9 +5,8 @@ use std::sync::Arc;
 use dormouse_core::{
     ErrorKind, Result,
     file::DataFile,
-    ids::TableId,
     key::Key,
-    ports::{CompactionSpec, MergeInput, Progress, RowEngine},
+    ports::{MergeInput, Progress, RowEngine},
 };
 use futures::TryStreamExt;
 use object_store::ObjectStore;
@@ -28,15 +27,7 @@ async fn two_files() -> (Fixture, Vec<MergeInput>) {
 }
 
 async fn compact(fixture: &Fixture, leaf: usize, inputs: &[MergeInput]) -> Result<Option<DataFile>> {
-    let spec = CompactionSpec {
-        purge: None,
-        table: TableId::new("table").unwrap(),
-        schema: fixture.schema.clone(),
-        leaf: fixture.leaves[leaf].clone(),
-        inputs: inputs.to_vec(),
-        rules: None,
-        output: fixture.store.clone(),
-    };
+    let spec = fixture.compaction_spec(leaf, inputs.to_vec());
     let progress = Arc::new(Progress::default());
     let made = fixture.engine().compact(spec, progress.clone()).await?;
     if let Some(file) = &made {

@@ -15,7 +15,10 @@ use dormouse_core::{
     ids::{PartitionId, TableId},
     key::{Key, KeyBounds, KeyValue},
     partition::Leaf,
-    ports::{ExportSpec, ExportedFile, IngestSpec, InputObject, MergeInput, Progress, RowEngine, SystemIds},
+    ports::{
+        CompactionSpec, ExportSpec, ExportedFile, IngestSpec, InputObject, MergeInput, Progress, RowEngine,
+        SystemIds,
+    },
     schema::{Column, DataType, Schema},
 };
 use dormouse_engine::{EngineOptions, ParquetRowEngine, arrow_schema::arrow_schema};
@@ -240,6 +243,19 @@ impl Fixture {
             rules: None,
             output: self.store.clone(),
             output_path: Path::from("export/out.parquet"),
+        }
+    }
+
+    /// A compaction that changes no row.
+    pub(crate) fn compaction_spec(&self, leaf: usize, inputs: Vec<MergeInput>) -> CompactionSpec {
+        CompactionSpec {
+            table: TableId::new("table").unwrap(),
+            schema: self.schema.clone(),
+            leaf: self.leaves[leaf].clone(),
+            inputs,
+            purge: None,
+            rules: None,
+            output: self.store.clone(),
         }
     }
 

@@ -6,8 +6,7 @@ use arrow::array::{Float64Array, Int64Array, StringArray};
 use dormouse_core::{
     Error, ErrorKind, Result,
     file::DataFile,
-    ids::TableId,
-    ports::{CompactionSpec, MatchSpec, Progress, RowEngine},
+    ports::{CompactionSpec, MatchSpec, MergeInput, Progress, RowEngine},
     predicate::Predicate,
     row_rules::RowRules,
     schema::{Column, DataType, Schema},
@@ -34,18 +33,17 @@ fn small(mut fixture: Fixture) -> Fixture {
     fixture
 }
 
+fn inputs(fixture: &Fixture, files: &[DataFile]) -> Vec<MergeInput> {
+    files
+        .iter()
+        .map(|file| fixture.export_input(file, true))
+        .collect()
+}
+
 fn spec(fixture: &Fixture, files: &[DataFile], purge: &str) -> CompactionSpec {
     CompactionSpec {
         purge: Some(predicate(purge)),
-        table: TableId::new("table").unwrap(),
-        schema: fixture.schema.clone(),
-        leaf: fixture.leaves[0].clone(),
-        inputs: files
-            .iter()
-            .map(|file| fixture.export_input(file, true))
-            .collect(),
-        rules: None,
-        output: fixture.store.clone(),
+        ..fixture.compaction_spec(0, inputs(fixture, files))
     }
 }
 
@@ -68,10 +66,7 @@ fn match_spec(fixture: &Fixture, files: &[DataFile], text: &str) -> MatchSpec {
     MatchSpec {
         schema: fixture.schema.clone(),
         leaf: fixture.leaves[0].clone(),
-        inputs: files
-            .iter()
-            .map(|file| fixture.export_input(file, true))
-            .collect(),
+        inputs: inputs(fixture, files),
         predicate: predicate(text),
         rules: None,
     }

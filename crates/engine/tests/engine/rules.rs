@@ -12,7 +12,6 @@ use arrow::{
 use dormouse_core::{
     ErrorKind,
     file::DataFile,
-    ids::TableId,
     ports::{CompactionSpec, Progress, RowEngine},
     row_rules::RowRules,
     schema::{Column, DataType, Schema, TimeUnit},
@@ -113,17 +112,10 @@ async fn a_compaction_whose_rows_are_all_dropped_writes_nothing() {
         .ingest_batches(&[timed(&schema, &[("a", Some(1)), ("b", None)])])
         .await;
     let compact = |rules: RowRules| {
+        let inputs = files.iter().map(|file| fixture.export_input(file, true));
         let spec = CompactionSpec {
-            purge: None,
-            table: TableId::new("table").unwrap(),
-            schema: fixture.schema.clone(),
-            leaf: fixture.leaves[0].clone(),
-            inputs: files
-                .iter()
-                .map(|file| fixture.export_input(file, true))
-                .collect(),
             rules: rules.at(Timestamp::from_millis(100)),
-            output: fixture.store.clone(),
+            ..fixture.compaction_spec(0, inputs.collect())
         };
         let engine = fixture.engine();
         async move { engine.compact(spec, Arc::new(Progress::default())).await }
