@@ -13,8 +13,11 @@ export DORMOUSE_CACHE=${DORMOUSE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/dormouse
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$DORMOUSE_CACHE/target}
 TOOLS=$DORMOUSE_CACHE/tools
 VENV=$DORMOUSE_CACHE/venv
+EMULATORS=$DORMOUSE_CACHE/emulators
 mkdir -p "$TOOLS" "$CARGO_TARGET_DIR"
 
+MINISTACK_VERSION=1.5.33
+DYNOXIDE_VERSION=1.2.1
 CARGO_DENY_VERSION=0.20.2
 CARGO_FUZZ_VERSION=0.13.2
 CARGO_MUTANTS_VERSION=27.1.0
@@ -45,6 +48,23 @@ need_python() {
         python3 -m venv "$VENV" ||
             { echo "missing: Python's venv, such as Debian's package python3-venv" >&2; exit 1; }
         "$VENV/bin/pip" install --quiet --disable-pip-version-check -r scripts/requirements.txt >&2
+        printf '%s' "$wanted" >"$stamp"
+    fi
+}
+
+# Installs the emulators of AWS: MiniStack (S3, SQS, ECS) and dynoxide (DynamoDB).
+need_emulators() {
+    need python3 "Install Python 3.11 or newer."
+    local stamp=$EMULATORS/.installed wanted="ministack $MINISTACK_VERSION dynoxide $DYNOXIDE_VERSION"
+    if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+        step "installing emulators of AWS into $EMULATORS"
+        mkdir -p "$EMULATORS"
+        python3 -m venv "$EMULATORS/venv" ||
+            { echo "missing: Python's venv, such as Debian's package python3-venv" >&2; exit 1; }
+        # Apart from the tests' packages: it pins versions of its own.
+        "$EMULATORS/venv/bin/pip" install --quiet --disable-pip-version-check "ministack==$MINISTACK_VERSION" >&2
+        need npm "Install Node.js 20 or newer, which brings it."
+        npm install --no-save --silent --prefix "$EMULATORS/dynoxide" "@dynoxide/linux-x64@$DYNOXIDE_VERSION" >&2
         printf '%s' "$wanted" >"$stamp"
     fi
 }

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
 import re
 import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import duckdb
 
@@ -138,6 +140,9 @@ class Export:
 @dataclass
 class Instance:
     """An embedded instance in a directory of its own, with a directory for inputs beside it."""
+
+    # Whether a message that a worker gave back counts as delivered.
+    counts_what_is_given_back: ClassVar[bool] = False
 
     root: Path
     properties: dict[str, str] = field(default_factory=dict)
@@ -355,9 +360,36 @@ class Instance:
             if not round_:
                 break
         self.check_no_orphans()
-        unfinished = [path for path in (self.data / "buckets").rglob("*") if UNFINISHED.search(path.name)]
+        unfinished = self.unfinished()
         assert not unfinished, f"unfinished writes are left: {unfinished}"
         return deleted
+
+    def unfinished(self) -> list[Path] | list[str]:
+        """What writes that were cut short have left."""
+        return [path for path in (self.data / "buckets").rglob("*") if UNFINISHED.search(path.name)]
+
+    def spilled(self) -> list[Path]:
+        """What is left in the spill directory."""
+        return [path for path in (self.data / "spill").rglob("*") if path.is_file()]
+
+    def pause_at_work(self, server: Server, job: str) -> bool:
+        """Pauses a server while it works on this job, but never with the database's lock in its hands, as other
+        processes rightly wait for that. Returns whether the job was open at that moment."""
+        while True:
+            server.pause()
+            try:
+                with (self.data / "dormouse.lock").open() as turn:
+                    fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                database = sqlite3.connect(self.data / "dormouse.sqlite3", timeout=0.1, isolation_level=None)
+                database.execute("BEGIN IMMEDIATE")
+                database.execute("ROLLBACK")
+                database.close()
+                break
+            except (BlockingIOError, sqlite3.OperationalError):
+                server.resume()
+                time.sleep(0.002)
+        report = self.job(job)
+        return bool(report) and report["status"] not in ("FINISHED", "FAILED", "REJECTED")
 
     def check_no_orphans(self) -> None:
         """Checks that the objects of the tables' data are exactly the files that the tables know."""

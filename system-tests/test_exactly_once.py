@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,7 +9,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from harness import GROWING_ROWS, Export, Instance, Server, assert_same_rows, relation, seeds, wait_for
+from harness import GROWING_ROWS, Export, Instance, assert_same_rows, relation, seeds, wait_for
 
 Make = Callable[..., Instance]
 
@@ -75,7 +73,7 @@ class Work:
         table = instance.describe("events")
         assert table["pins"] == 0, table
         instance.sweep()
-        left = [path for path in (instance.data / "spill").rglob("*") if path.is_file()]
+        left = instance.spilled()
         assert not left, f"left in the spill directory: {left}"
         assert_same_rows(final.relation, instance.export("events", "after-the-sweep").relation)
 
@@ -96,6 +94,7 @@ def attempts(instance: Instance, job: str) -> int:
     return max((run["attempt"] for run in instance.job(job)["runs"]), default=0)
 
 
+@pytest.mark.everywhere
 def test_one_message_sent_ten_times(instance: Instance) -> None:
     work = Work(instance, rows=2000)
     job = work.ingest(copies=10)
@@ -108,6 +107,7 @@ def test_one_message_sent_ten_times(instance: Instance) -> None:
     work.check()
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize("mode", ["direct", "queued"])
 def test_killed_at_random_moments(make_instance: Make, mode: str) -> None:
     """kill -9 of `serve`, 20 times, with a new process each time, and until three jobs were hit while they ran."""
@@ -162,26 +162,7 @@ def test_processes_share_a_directory(make_instance: Make, processes: int, mode: 
     work.check()
 
 
-def paused_without_locks(instance: Instance, server: Server, job: str) -> bool:
-    """Pauses a server while it works on this job, but never with the database's lock in its hands, as other
-    processes rightly wait for that. Returns whether the job was open at that moment."""
-    while True:
-        server.pause()
-        try:
-            with (instance.data / "dormouse.lock").open() as turn:
-                fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            database = sqlite3.connect(instance.data / "dormouse.sqlite3", timeout=0.1, isolation_level=None)
-            database.execute("BEGIN IMMEDIATE")
-            database.execute("ROLLBACK")
-            database.close()
-            break
-        except (BlockingIOError, sqlite3.OperationalError):
-            server.resume()
-            time.sleep(0.002)
-    report = instance.job(job)
-    return bool(report) and report["status"] not in ("FINISHED", "FAILED", "REJECTED")
-
-
+@pytest.mark.everywhere
 @pytest.mark.parametrize("kind", ["ingest", "export"])
 def test_stopped_past_the_visibility_timeout(make_instance: Make, kind: str) -> None:
     """A worker freezes in the middle of a job, another does the job, the first thaws and must change nothing."""
@@ -195,7 +176,7 @@ def test_stopped_past_the_visibility_timeout(make_instance: Make, kind: str) -> 
         first = instance.start().wait_until_works()
         job = work.ingest() if kind == "ingest" else work.export()
         wait_for(lambda job=job: instance.job(job), "the job is begun", poll=0.002)
-        if paused_without_locks(instance, first, job):
+        if instance.pause_at_work(first, job):
             break
         first.resume()
         first.stop()
@@ -209,6 +190,7 @@ def test_stopped_past_the_visibility_timeout(make_instance: Make, kind: str) -> 
     work.check()
 
 
+@pytest.mark.everywhere
 def test_asked_to_stop_during_work(make_instance: Make) -> None:
     """SIGTERM lets running jobs finish within the drain time; what was not begun stays in the queue."""
     instance = make_instance(worker_drain_seconds="200", queue_visibility_timeout_seconds="60")
@@ -286,6 +268,7 @@ def test_stopped_as_messages_arrive(make_instance: Make) -> None:
     work.check()
 
 
+@pytest.mark.everywhere
 def test_killed_while_a_process_is_left(make_instance: Make) -> None:
     """One of two processes is killed again and again; the other takes over what it held."""
     instance = make_instance(queue_visibility_timeout_seconds="1", queue_max_attempts="1000")
@@ -316,6 +299,7 @@ def test_killed_while_a_process_is_left(make_instance: Make) -> None:
     work.check()
 
 
+@pytest.mark.everywhere
 def test_keys_that_are_equal_stay(instance: Instance) -> None:
     """Exactly once is per job, not per row: two jobs with the same file give every row twice."""
     instance.create_table("events", SCHEMA, SPLIT_POINTS)

@@ -140,9 +140,9 @@ def test_workers_of_one_kind(instance: Instance) -> None:
     with instance.serve("worker", "ingest"):
         instance.wait_job("job-1")
         instance.send_export("export-1", "events")
-        with instance.serve("worker", "export"):
+        with instance.serve("worker", "export-splitter"):
             wait_for(lambda: instance.depths() == {"export-leaf": (1, 0, 0)}, "the export is planned")
-            with instance.serve("worker", "export-leaf"):
+            with instance.serve("worker", "export"):
                 report = instance.wait_job("export-1")
     assert instance.exported(report).rows == 10
 

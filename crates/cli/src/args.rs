@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use dormouse_core::{
-    ids::{ExportId, JobId, TableName},
+    ids::{BucketName, ExportId, JobId, TableName},
     ports::QueueName,
     predicate::Predicate,
     time::Timestamp,
@@ -27,6 +27,37 @@ pub(crate) struct Args {
         value_name = "DIR"
     )]
     pub(crate) data: PathBuf,
+
+    /// An instance on AWS, by its id, instead of a data directory. Credentials, region and endpoints come from the
+    /// environment or a profile, as the AWS CLI has them.
+    #[arg(
+        long,
+        global = true,
+        env = "DORMOUSE_INSTANCE",
+        value_name = "ID",
+        help_heading = "AWS"
+    )]
+    pub(crate) instance: Option<String>,
+
+    /// The bucket that holds instance.properties, instead of dormouse-<ID>-config-<ACCOUNT>.
+    #[arg(
+        long,
+        global = true,
+        env = "DORMOUSE_CONFIG_BUCKET",
+        value_name = "BUCKET",
+        help_heading = "AWS"
+    )]
+    pub(crate) config_bucket: Option<BucketName>,
+
+    /// A file of properties to read instead of that object.
+    #[arg(
+        long,
+        global = true,
+        env = "DORMOUSE_PROPERTIES",
+        value_name = "FILE",
+        help_heading = "AWS"
+    )]
+    pub(crate) properties: Option<PathBuf>,
 
     /// How reports are printed.
     #[arg(long, global = true, value_enum, default_value = "table")]
@@ -109,9 +140,22 @@ pub(crate) enum Command {
     /// Sends messages, and looks after queues and their dead letters.
     #[command(subcommand)]
     Queue(QueueCommand),
-    /// Works on queues until it is stopped.
-    #[command(after_help = "Example:\n  dormouse worker ingest export export-leaf")]
+    /// Works on queues and schedules until it is stopped. On AWS it ends by itself when it finds nothing to do, and
+    /// at an age, as the properties have it.
+    #[command(after_help = "Examples:\n  \
+        dormouse worker ingest export-splitter export\n  \
+        dormouse --instance prod worker compaction --max-idle-seconds 120\n  \
+        dormouse --instance prod worker snapshots gc repair --once")]
     Worker(WorkerArgs),
+    /// Starts workers for the messages that wait, where there are too few. On AWS.
+    #[command(after_help = "Example:\n  dormouse --instance prod scale --dry-run")]
+    Scale(ScaleArgs),
+    /// Makes and checks the parts of an instance on AWS.
+    #[command(subcommand)]
+    Instance(InstanceCommand),
+    /// Makes links to the files of an export, which need no credentials. On AWS.
+    #[command(after_help = "Example:\n  dormouse --instance prod links nightly-2026-11-20 --hours 12")]
+    Links(LinksArgs),
     /// Runs every worker and schedule in one process, until it is stopped.
     Serve,
     /// Collects garbage now: files that no state that is kept refers to, and old orphans.
@@ -395,29 +439,30 @@ pub(crate) enum QueueCommand {
     },
 }
 
+/// A worker of a queue, or a schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum WorkerKind {
-    /// Queue ingest.
+    /// Queue ingest: adds rows.
     Ingest,
     /// Queue export: plans exports.
-    Export,
+    ExportSplitter,
     /// Queue export-leaf: writes exports.
-    ExportLeaf,
+    Export,
     /// Queue compaction: merges files.
     Compaction,
-    /// Looks for files to merge.
-    CompactionJobs,
     /// Queue splitting: splits leaves.
-    Splitting,
-    /// Looks for leaves to split.
-    Splits,
+    Splitter,
     /// Queue commit: appends queued commits.
-    Commit,
-    /// Snapshots and cutting logs.
+    Committer,
+    /// Schedule: looks for files to merge.
+    CompactionPlanner,
+    /// Schedule: looks for leaves to split.
+    SplitFinder,
+    /// Schedule: snapshots, and cutting logs.
     Snapshots,
-    /// Garbage collection.
-    Garbage,
-    /// Repair of the tracker.
+    /// Schedule: garbage collection.
+    Gc,
+    /// Schedule: repair of the tracker.
     Repair,
 }
 
@@ -426,6 +471,43 @@ pub(crate) struct WorkerArgs {
     /// What to work on.
     #[arg(required = true, value_enum)]
     pub(crate) kinds: Vec<WorkerKind>,
+    /// End when no queue had a message for so long, instead of the property.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) max_idle_seconds: Option<f64>,
+    /// Take no more messages from this age on, finish what is in hand, and end, instead of the property.
+    #[arg(long, value_name = "MINUTES")]
+    pub(crate) max_age_minutes: Option<f64>,
+    /// Handle the messages that wait now, let each schedule have one turn, and end.
+    #[arg(long, conflicts_with_all = ["max_idle_seconds", "max_age_minutes"])]
+    pub(crate) once: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ScaleArgs {
+    /// Only say what would be started.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum InstanceCommand {
+    /// Makes the buckets, tables and queues that are not there, for development and tests. In production the
+    /// deployment makes them.
+    #[command(after_help = "Example:\n  dormouse --instance dev instance init")]
+    Init,
+    /// Checks that every part is there, can be reached and is set right, and says what to do. Changes nothing.
+    #[command(after_help = "Example:\n  dormouse --instance prod instance check\n\n\
+        Ends with exit code 2 when something is wrong.")]
+    Check,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct LinksArgs {
+    /// The export's id.
+    pub(crate) export: ExportId,
+    /// How long the links are good for; at most 168.
+    #[arg(long, default_value_t = 24.0)]
+    pub(crate) hours: f64,
 }
 
 #[derive(Debug, ClapArgs)]

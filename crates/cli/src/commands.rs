@@ -8,11 +8,14 @@ mod files;
 mod gc;
 mod generate;
 mod ingest;
+mod instance;
 mod jobs;
+mod links;
 mod partitions;
 mod properties;
 mod purge;
 mod queue;
+mod scale;
 mod serve;
 mod split;
 mod status;
@@ -49,10 +52,11 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
             properties::run(printer)?;
             return Ok(ExitCode::SUCCESS);
         }
+        Command::Instance(command) => return instance::run(&args, command, printer).await,
         _ => {}
     }
     let context = Context {
-        instance: Instance::open(&args.data)?,
+        instance: Instance::open(&args).await?,
         printer,
     };
     match args.command {
@@ -64,15 +68,17 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         Command::Status(args) => status::run(&context, &args).await?,
         Command::Split(args) => split::run(&context, &args).await?,
         Command::Compact(args) => return compact::run(&context, &args).await,
-        Command::Purge(args) => return purge::run(&context, args).await,
+        Command::Purge(args) => return Box::pin(purge::run(&context, args)).await,
         Command::Jobs(command) => jobs::run(&context, command).await?,
         Command::Queue(command) => queue::run(&context, command).await?,
-        Command::Worker(args) => serve::run(&context, &args.kinds).await?,
-        Command::Serve => serve::run(&context, serve::EVERYTHING).await?,
+        Command::Worker(args) => serve::worker(&context, &args).await?,
+        Command::Serve => serve::serve(&context).await?,
+        Command::Scale(args) => scale::run(&context, &args).await?,
+        Command::Links(args) => links::run(&context, &args).await?,
         Command::Gc(args) => gc::run(&context, &args).await?,
         Command::Doctor(args) => return doctor::run(&context, &args).await,
         Command::Demo(args) => demo::run(&context, &args).await?,
-        Command::Generate(_) | Command::Properties => {}
+        Command::Generate(_) | Command::Properties | Command::Instance(_) => {}
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | [`args`] | every command and option |
 //! | [`clock`] | the clock of this process |
-//! | [`instance`] | wires the adapters of an embedded instance |
+//! | [`instance`] | wires the adapters of an instance |
+//! | [`metrics`] | measurements for CloudWatch |
 //! | [`printer`] | reports as tables or JSON; data on standard output, the rest on standard error |
 //! | [`signals`] | being asked to stop |
 //! | [`wait`] | following a job to its end |
@@ -16,6 +17,7 @@ mod args;
 mod clock;
 mod commands;
 mod instance;
+mod metrics;
 mod printer;
 mod signals;
 mod wait;

@@ -71,6 +71,43 @@ impl Collection {
         }
     }
 
+    /// The attribute that holds the partition key in stores that name it, such as DynamoDB.
+    pub fn partition_attribute(self) -> &'static str {
+        match self {
+            Self::Transactions | Self::Heads | Self::Snapshots | Self::CommitOutcomes | Self::Tables => {
+                "tableId"
+            }
+            Self::TableNames => "list",
+            Self::JobEvents => "job",
+            Self::JobStatus => "jobId",
+            Self::JobTimes => "day",
+            Self::ExportParts => "export",
+            Self::TrackerRepairs => "what",
+        }
+    }
+
+    /// The attribute that holds the sort key in stores that name it. Empty where there is none.
+    pub fn sort_attribute(self) -> &'static str {
+        match self {
+            Self::Heads | Self::Tables | Self::TrackerRepairs => "",
+            Self::Transactions | Self::Snapshots => "transaction",
+            Self::CommitOutcomes => "commit",
+            Self::TableNames => "name",
+            Self::JobEvents => "runAndEvent",
+            Self::JobStatus => "kindAndTable",
+            Self::JobTimes => "timeAndJob",
+            Self::ExportParts => "part",
+        }
+    }
+
+    /// Whether its items expire; those of the others are there until they are removed.
+    pub fn expires(self) -> bool {
+        matches!(
+            self,
+            Self::CommitOutcomes | Self::JobEvents | Self::JobStatus | Self::JobTimes | Self::ExportParts
+        )
+    }
+
     /// What its sort keys are.
     pub fn sort_kind(self) -> SortKind {
         match self {
@@ -124,5 +161,18 @@ mod tests {
             "tracker-repairs",
         ];
         assert_eq!(names, stored);
+    }
+
+    #[test]
+    fn key_attributes_are_where_there_are_keys() {
+        for collection in Collection::ALL {
+            let sort = collection.sort_attribute();
+            assert_eq!(
+                sort.is_empty(),
+                collection.sort_kind() == SortKind::None,
+                "{collection}"
+            );
+            assert!(!collection.partition_attribute().is_empty() && collection.partition_attribute() != sort);
+        }
     }
 }

@@ -141,10 +141,23 @@ impl From<object_store::Error> for Error {
             object_store::Error::AlreadyExists { .. } => ErrorKind::AlreadyExists,
             object_store::Error::Precondition { .. } => ErrorKind::Conflict,
             object_store::Error::InvalidPath { .. } => ErrorKind::Invalid,
+            _ if tells_of_no_bucket(&error) => ErrorKind::NotFound,
             _ => ErrorKind::Unavailable,
         };
         Self::new(kind, "the object store answered with an error").with_source(error)
     }
+}
+
+/// Whether a listing failed as there is no such bucket: S3 tells by a code, which is in the text alone.
+fn tells_of_no_bucket(error: &object_store::Error) -> bool {
+    let mut next: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = next {
+        if error.to_string().contains("<Code>NoSuchBucket</Code>") {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }
 
 #[cfg(test)]
@@ -192,6 +205,10 @@ mod tests {
             source: source(),
         };
         let bad_path = path::Path::parse("a//b").unwrap_err();
+        let no_bucket = StoreError::Generic {
+            store: "S3",
+            source: "404: <Error><Code>NoSuchBucket</Code></Error>".into(),
+        };
         let unclear = StoreError::Generic {
             store: "s",
             source: source(),
@@ -201,6 +218,7 @@ mod tests {
             (exists, ErrorKind::AlreadyExists),
             (precondition, ErrorKind::Conflict),
             (StoreError::InvalidPath { source: bad_path }, ErrorKind::Invalid),
+            (no_bucket, ErrorKind::NotFound),
             (unclear, ErrorKind::Unavailable),
         ] {
             assert_eq!(Error::from(error).kind(), kind);

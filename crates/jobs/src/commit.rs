@@ -101,6 +101,7 @@ async fn send(services: &Services, table: &TableId, commit: &Commit) -> Result<(
     let message = Message {
         body,
         group: Some(table.to_string()),
+        deduplication_id: Some(commit.id.to_string()),
         delay: Duration::ZERO,
     };
     services.queue(QueueName::Commit)?.send(vec![message]).await?;

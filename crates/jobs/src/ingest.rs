@@ -13,7 +13,7 @@ use dormouse_core::{
     Error, ErrorKind, Result,
     ids::{JobId, RunId},
     message::IngestMessage,
-    ports::{Delivery, IngestSpec, Progress, QueueName},
+    ports::{Delivery, IngestSpec, Metric, Progress, QueueName},
     state::{Commit, CommitId, Outcome, Record},
     tracker::{EventKind, JobKey, JobKind},
 };
@@ -126,6 +126,7 @@ impl IngestWorker {
         match outcome {
             Outcome::Refused(refusal) => Err(subject.failure(Error::new(refusal.kind, refusal.reason))),
             Outcome::Applied(transaction) => {
+                run.measure(Metric::IngestRowsWritten, rows);
                 let kind = EventKind::Committed {
                     transaction,
                     rows,

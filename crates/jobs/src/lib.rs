@@ -11,6 +11,7 @@
 //! | [`commit`] | how a workflow commits, and queue `commit` |
 //! | [`garbage`], [`snapshots`], [`repair`] | what schedules do for each table |
 //! | [`schedule`] | the schedules themselves |
+//! | [`scaling`] | how many workers there are to be |
 //! | [`doctor`] | is everything that is stored of a table sound? |
 //! | `testing` | simulated instances, with feature `testing` |
 //!
@@ -30,6 +31,7 @@ pub mod ingest;
 pub mod repair;
 pub mod restore;
 mod run;
+pub mod scaling;
 pub mod schedule;
 pub mod services;
 pub mod snapshots;

@@ -2,7 +2,12 @@
 
 use std::{convert::Infallible, time::Duration};
 
-use dormouse_core::{ids::RunId, ports::Progress, state::TableState, tracker::EventKind};
+use dormouse_core::{
+    ids::RunId,
+    ports::{Metric, Progress},
+    state::TableState,
+    tracker::EventKind,
+};
 
 use crate::{services::Services, worker::Subject};
 
@@ -33,6 +38,12 @@ impl Run<'_> {
             tracing::warn!(job = %self.subject.key.job, error = error.report(), "not reported");
         }
         recorded.is_ok()
+    }
+
+    /// Measures what the run has written.
+    pub(crate) fn measure(&self, metric: Metric, rows: u64) {
+        let table = self.subject.table_name.as_deref();
+        self.services.metrics.put(table, &[(metric, rows as f64)]);
     }
 
     /// Reports how far the run is, again and again.

@@ -10,8 +10,8 @@ use dormouse_core::{
     message::TableRef,
     partition::tree_from_split_points,
     ports::{
-        AbandonedUploads, Bucket, Buckets, Clock, Ids, ItemStore, MergeInput, Queue, QueueName, RowEngine,
-        ServerSideCopy,
+        AbandonedUploads, Bucket, Buckets, Clock, Ids, ItemStore, MergeInput, Metrics, NoMetrics, Queue,
+        QueueName, RowEngine, ServerSideCopy,
     },
     schema::Schema,
     state::{Reference, StateStore},
@@ -19,6 +19,8 @@ use dormouse_core::{
     tracker::Tracker,
 };
 use object_store::ObjectStore;
+
+use crate::snapshots;
 
 /// The adapters that an instance runs on.
 #[derive(Clone, Debug)]
@@ -62,7 +64,10 @@ pub struct Services {
     pub data: Arc<dyn ObjectStore>,
     /// The bucket that exports go to.
     pub exports: Arc<dyn ObjectStore>,
+    /// Where measurements go.
+    pub metrics: Arc<dyn Metrics>,
     pub(crate) plans: Arc<crate::export::PlanCache>,
+    pub(crate) measured: Arc<snapshots::Measured>,
 }
 
 impl Services {
@@ -98,9 +103,17 @@ impl Services {
             data,
             exports,
             settings,
+            metrics: Arc::new(NoMetrics),
             plans: Arc::default(),
+            measured: Arc::default(),
             ports,
         })
+    }
+
+    /// The services with their measurements sent there.
+    pub fn with_metrics(mut self, metrics: Arc<dyn Metrics>) -> Self {
+        self.metrics = metrics;
+        self
     }
 
     /// A queue.

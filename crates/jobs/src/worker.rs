@@ -17,13 +17,15 @@
 //! is parked: recorded as failed and moved to the dead letters, as nobody could tell whether its job has
 //! committed.
 
+mod lifetime;
+
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use dormouse_core::{
     Error, ErrorKind, Result,
     ids::RunId,
-    ports::{Delivery, Queue, QueueName, Receipt},
+    ports::{Delivery, Metric, Queue, QueueName, Receipt},
     state::table_state::LEDGER_RETENTION,
     tracker::{EventKind, JobKey},
 };
@@ -34,13 +36,14 @@ use futures::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub use self::lifetime::Lifetime;
 use crate::services::Services;
 
 /// How long one receive waits for a message.
 const RECEIVE_WAIT: Duration = Duration::from_secs(20);
 
 /// How long a worker that is asked to stop waits for the receive that is under way.
-const RECEIVE_GRACE: Duration = Duration::from_millis(300);
+const RECEIVE_GRACE: Duration = Duration::from_secs(3);
 
 /// How long the worker waits after a receive that failed.
 const RECEIVE_BACKOFF: Duration = Duration::from_secs(1);
@@ -146,29 +149,48 @@ impl Subject {
 /// messages of the rest back.
 ///
 /// # Errors
-/// `NotFound` when the instance does not have the queue. Failures of the queue are waited out.
+/// As [`run_for`].
 pub async fn run(services: &Services, handler: &dyn Handler, stop: &CancellationToken) -> Result<()> {
+    run_for(services, handler, &Lifetime::until(stop.clone())).await
+}
+
+/// Works on a queue for a life.
+///
+/// # Errors
+/// `NotFound` when the instance does not have the queue. Failures of the queue are waited out.
+pub async fn run_for(services: &Services, handler: &dyn Handler, lifetime: &Lifetime) -> Result<()> {
     let worker = Worker {
         services,
         handler,
         queue: services.queue(handler.queue())?.clone(),
     };
+    let clock = &services.ports.clock;
     let mut running = FuturesUnordered::new();
     let mut held: Vec<Delivery> = Vec::new();
     let mut receiving = Fuse::terminated();
+    let mut retired = false;
     loop {
         let free = handler.concurrency().max(1).saturating_sub(running.len());
-        if receiving.is_terminated() && free > 0 {
+        if receiving.is_terminated() && free > 0 && !retired {
             receiving = worker.receive(free).boxed().fuse();
+        }
+        if retired && receiving.is_terminated() && running.is_empty() {
+            return Ok(());
         }
         tokio::select! {
             biased;
-            () = stop.cancelled() => break,
+            () = lifetime.stopped().cancelled() => break,
+            () = lifetime.retired().cancelled(), if !retired => {
+                retired = true;
+                worker.queue.end_waits();
+            }
             Some(finished) = running.next(), if !running.is_empty() => {
+                lifetime.ended(clock.now());
                 held.retain(|delivery| delivery.receipt != finished);
             }
             received = &mut receiving, if !receiving.is_terminated() => {
                 for delivery in received {
+                    lifetime.began();
                     held.push(delivery.clone());
                     running.push(worker.process(delivery));
                 }
@@ -177,10 +199,12 @@ pub async fn run(services: &Services, handler: &dyn Handler, stop: &Cancellation
     }
     worker.queue.end_waits();
     // A receive that is under way may have taken messages already.
-    tokio::select! {
-        biased;
-        received = &mut receiving, if !receiving.is_terminated() => held.extend(received),
-        () = services.ports.clock.sleep(RECEIVE_GRACE) => {}
+    if !receiving.is_terminated() {
+        tokio::select! {
+            biased;
+            received = &mut receiving => held.extend(received),
+            () = clock.sleep(RECEIVE_GRACE) => {}
+        }
     }
     drop(receiving);
     let drained = async {
@@ -191,7 +215,7 @@ pub async fn run(services: &Services, handler: &dyn Handler, stop: &Cancellation
     tokio::select! {
         biased;
         () = drained => {}
-        () = services.ports.clock.sleep(services.settings.worker_drain()) => {}
+        () = clock.sleep(services.settings.worker_drain()) => {}
     }
     drop(running);
     for delivery in held {
@@ -445,6 +469,9 @@ impl Worker<'_> {
         subject: &Subject,
     ) -> Result<()> {
         let kind = subject.final_event(error, &delivery.body);
+        self.services
+            .metrics
+            .put(subject.table_name.as_deref(), &[(Metric::JobsFailed, 1.0)]);
         self.record(delivery, run, subject, kind).await
     }
 

@@ -9,7 +9,7 @@ use dormouse_core::{
     collections::{Collection, SortKind},
     ports::{
         Attributes, Clock, Condition, Item, ItemKey, ItemStore, Order, Range, Sort, Value, Write,
-        item_store::check_writes,
+        item_store::{check_range, check_sort, check_writes},
     },
     time::Timestamp,
 };
@@ -52,11 +52,7 @@ impl ItemStore for SqliteItemStore {
         limit: usize,
         order: Order,
     ) -> Result<Vec<Item>> {
-        for bound in [&range.start, &range.end] {
-            if let Bound::Included(sort) | Bound::Excluded(sort) = bound {
-                check_sort(collection, sort)?;
-            }
-        }
+        check_range(collection, &range)?;
         let (partition, now) = (partition.to_owned(), self.clock.now());
         self.database
             .read(move |connection| query(connection, collection, &partition, &range, limit, order, now))
@@ -65,24 +61,10 @@ impl ItemStore for SqliteItemStore {
 
     async fn transact(&self, writes: Vec<Write>) -> Result<()> {
         check_writes(&writes)?;
-        for write in &writes {
-            check_sort(write.key().collection, &write.key().sort)?;
-        }
         let clock = self.clock.clone();
         self.database
             .write(move |connection| transact(connection, &writes, clock.now()))
             .await
-    }
-}
-
-fn check_sort(collection: Collection, sort: &Sort) -> Result<()> {
-    match (collection.sort_kind(), sort) {
-        (SortKind::None, Sort::None)
-        | (SortKind::Number, Sort::Number(_))
-        | (SortKind::Text, Sort::Text(_)) => Ok(()),
-        (kind, sort) => Err(Error::invalid(format!(
-            "collection {collection} has sort keys of kind {kind:?}, not {sort:?}"
-        ))),
     }
 }
 

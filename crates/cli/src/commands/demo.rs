@@ -28,7 +28,7 @@ pub(super) async fn run(context: &Context, args: &DemoArgs) -> Result<()> {
     let services = &context.instance.services;
     let unique = services.ports.ids.uuid().simple().to_string();
     let name = TableName::new(format!("lineitem-{}", &unique[..8]))?;
-    let source = context.instance.directory.path().join("demo").join(name.as_str());
+    let source = context.instance.directory()?.join("demo").join(name.as_str());
 
     printer::note(&format!(
         "1. makes TPC-H lineitem, scale {}, in {}",
@@ -89,7 +89,7 @@ pub(super) async fn run(context: &Context, args: &DemoArgs) -> Result<()> {
         printer::count(ingested.rows_written()),
         rate(&ingested),
         rate(&exported),
-        data = context.instance.directory.path().display(),
+        data = context.instance.directory()?.display(),
     ));
     Ok(())
 }

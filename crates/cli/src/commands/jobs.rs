@@ -119,8 +119,7 @@ fn summary(context: &Context, report: &JobReport) -> String {
             fields.push(("rows", printer::count(export.rows)));
             fields.push(("size", printer::bytes(export.bytes)));
             if let Some(location) = &export.location {
-                let below = location.splitn(4, '/').nth(3).unwrap_or_default();
-                fields.push(("files", context.instance.export_path(below).display().to_string()));
+                fields.push(("files", context.instance.object_place(location)));
             }
         }
         None => {

@@ -1,90 +1,208 @@
 //! `dormouse serve` and `dormouse worker`.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use dormouse_core::{Error, Result};
 use dormouse_jobs::{
-    Handler,
+    Handler, Services,
     commit::Committer,
     compaction::CompactionWorker,
     export::{ExportLeafWorker, ExportSplitter},
     ingest::IngestWorker,
     schedule::Schedule,
     splitting::Splitter,
-    worker,
+    worker::{self, Lifetime},
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::Context;
-use crate::{args::WorkerKind, printer, signals::stop_signal};
+use crate::{
+    args::{WorkerArgs, WorkerKind},
+    instance::Place,
+    printer,
+    signals::stop_signal,
+};
 
 /// What `dormouse serve` runs.
-pub(super) const EVERYTHING: &[WorkerKind] = &[
+const EVERYTHING: &[WorkerKind] = &[
     WorkerKind::Ingest,
+    WorkerKind::ExportSplitter,
     WorkerKind::Export,
-    WorkerKind::ExportLeaf,
     WorkerKind::Compaction,
-    WorkerKind::CompactionJobs,
-    WorkerKind::Splitting,
-    WorkerKind::Splits,
-    WorkerKind::Commit,
+    WorkerKind::CompactionPlanner,
+    WorkerKind::Splitter,
+    WorkerKind::SplitFinder,
+    WorkerKind::Committer,
     WorkerKind::Snapshots,
-    WorkerKind::Garbage,
+    WorkerKind::Gc,
     WorkerKind::Repair,
 ];
+
+/// How often it is looked whether a process has been idle for long enough.
+const IDLE_CHECK: Duration = Duration::from_millis(200);
 
 enum Task {
     Worker(Arc<dyn Handler>),
     Schedule(Schedule),
 }
 
-pub(super) async fn run(context: &Context, kinds: &[WorkerKind]) -> Result<()> {
-    let stop = CancellationToken::new();
-    let mut tasks = JoinSet::new();
-    for kind in kinds {
-        let services = context.instance.services.clone();
-        let stop = stop.clone();
-        let task = match kind {
-            WorkerKind::Ingest => Task::Worker(Arc::new(IngestWorker::new(services.clone()))),
-            WorkerKind::Export => Task::Worker(Arc::new(ExportSplitter::new(services.clone()))),
-            WorkerKind::ExportLeaf => Task::Worker(Arc::new(ExportLeafWorker::new(services.clone()))),
-            WorkerKind::Compaction => Task::Worker(Arc::new(CompactionWorker::new(services.clone()))),
-            WorkerKind::CompactionJobs => Task::Schedule(Schedule::Compaction),
-            WorkerKind::Splitting => Task::Worker(Arc::new(Splitter::new(services.clone()))),
-            WorkerKind::Splits => Task::Schedule(Schedule::Splitting),
-            WorkerKind::Commit => Task::Worker(Arc::new(Committer::new(services.clone()))),
-            WorkerKind::Snapshots => Task::Schedule(Schedule::Snapshots),
-            WorkerKind::Garbage => Task::Schedule(Schedule::Garbage),
-            WorkerKind::Repair => Task::Schedule(Schedule::Repair),
-        };
-        tasks.spawn(async move {
-            match task {
-                Task::Worker(handler) => worker::run(&services, &*handler, &stop).await,
-                Task::Schedule(schedule) => {
-                    schedule.run(&services, &stop).await;
-                    Ok(())
-                }
-            }
-        });
+impl Task {
+    fn new(kind: WorkerKind, services: &Services) -> Self {
+        let services = services.clone();
+        match kind {
+            WorkerKind::Ingest => Self::Worker(Arc::new(IngestWorker::new(services))),
+            WorkerKind::ExportSplitter => Self::Worker(Arc::new(ExportSplitter::new(services))),
+            WorkerKind::Export => Self::Worker(Arc::new(ExportLeafWorker::new(services))),
+            WorkerKind::Compaction => Self::Worker(Arc::new(CompactionWorker::new(services))),
+            WorkerKind::Splitter => Self::Worker(Arc::new(Splitter::new(services))),
+            WorkerKind::Committer => Self::Worker(Arc::new(Committer::new(services))),
+            WorkerKind::CompactionPlanner => Self::Schedule(Schedule::Compaction),
+            WorkerKind::SplitFinder => Self::Schedule(Schedule::Splitting),
+            WorkerKind::Snapshots => Self::Schedule(Schedule::Snapshots),
+            WorkerKind::Gc => Self::Schedule(Schedule::Garbage),
+            WorkerKind::Repair => Self::Schedule(Schedule::Repair),
+        }
     }
-    tracing::info!(data = %context.instance.directory.path().display(), "working; SIGTERM or Ctrl-C stops");
-    tokio::select! {
+}
+
+/// When a process ends by itself.
+#[derive(Clone, Copy, Debug, Default)]
+struct Limits {
+    idle: Option<Duration>,
+    age: Option<Duration>,
+}
+
+impl Limits {
+    /// On AWS the properties limit workers; elsewhere only options do.
+    fn of_worker(context: &Context, args: &WorkerArgs) -> Result<Self> {
+        let services = &context.instance.services;
+        let settings = &services.settings;
+        let on_aws = matches!(context.instance.place, Place::Aws(_));
+        let option = |name: &str, number: Option<f64>, seconds: f64| {
+            let time = number.map(|number| Duration::try_from_secs_f64(number * seconds));
+            time.transpose()
+                .map_err(|error| Error::invalid(format!("{name} is no time")).with_source(error))
+        };
+        let jitter = services.ports.ids.jitter(settings.task_max_alive_jitter());
+        let age = settings.task_max_alive().saturating_sub(jitter);
+        Ok(Self {
+            idle: option("--max-idle-seconds", args.max_idle_seconds, 1.0)?
+                .or_else(|| on_aws.then(|| settings.task_max_idle())),
+            age: option("--max-age-minutes", args.max_age_minutes, 60.0)?.or_else(|| on_aws.then_some(age)),
+        })
+    }
+}
+
+/// `dormouse serve`.
+pub(super) async fn serve(context: &Context) -> Result<()> {
+    run(context, EVERYTHING, Limits::default()).await
+}
+
+/// `dormouse worker`.
+pub(super) async fn worker(context: &Context, args: &WorkerArgs) -> Result<()> {
+    if args.once {
+        return once(context, &args.kinds).await;
+    }
+    let limits = Limits::of_worker(context, args)?;
+    run(context, &args.kinds, limits).await
+}
+
+async fn once(context: &Context, kinds: &[WorkerKind]) -> Result<()> {
+    let services = &context.instance.services;
+    for kind in kinds {
+        match Task::new(*kind, services) {
+            Task::Worker(handler) => {
+                let handled = worker::run_once(services, &*handler).await?;
+                tracing::info!(?kind, handled, "no more messages");
+            }
+            Task::Schedule(schedule) => schedule.run_once(services).await?,
+        }
+    }
+    Ok(())
+}
+
+async fn run(context: &Context, kinds: &[WorkerKind], limits: Limits) -> Result<()> {
+    let services = &context.instance.services;
+    let lifetime = Arc::new(Lifetime::default());
+    let schedules = CancellationToken::new();
+    let mut workers = JoinSet::new();
+    let mut others = JoinSet::new();
+    for kind in kinds {
+        let services = services.clone();
+        match Task::new(*kind, &services) {
+            Task::Worker(handler) => {
+                let lifetime = lifetime.clone();
+                workers.spawn(async move { worker::run_for(&services, &*handler, &lifetime).await });
+            }
+            Task::Schedule(schedule) => {
+                let stop = schedules.clone();
+                others.spawn(async move { schedule.run(&services, &stop).await });
+            }
+        }
+    }
+    tracing::info!(
+        instance = context.instance.name(),
+        "working; SIGTERM or Ctrl-C stops"
+    );
+    let alone = workers.is_empty();
+    let ended = tokio::select! {
         signal = stop_signal() => {
             signal?;
             printer::note("stopping: running jobs may finish; a second signal ends at once");
+            lifetime.stop();
+            Ok(())
         }
-        ended = tasks.join_next() => check(ended)?,
-    }
-    stop.cancel();
+        why = enough(services, &lifetime, limits) => {
+            tracing::info!(why, "taking no more messages");
+            lifetime.retire();
+            Ok(())
+        }
+        ended = workers.join_next(), if !alone => check(ended),
+    };
+    schedules.cancel();
+    ended?;
     loop {
         tokio::select! {
-            ended = tasks.join_next() => match ended {
-                None => return Ok(()),
+            ended = workers.join_next() => match ended {
+                None => break,
                 ended => check(ended)?,
             },
-            signal = stop_signal() => return signal,
+            signal = stop_signal() => {
+                signal?;
+                if lifetime.stopped().is_cancelled() {
+                    return Ok(());
+                }
+                lifetime.stop();
+            }
         }
+    }
+    others.join_all().await;
+    Ok(())
+}
+
+/// Waits until the process has been idle, or is old, enough.
+async fn enough(services: &Services, lifetime: &Lifetime, limits: Limits) -> &'static str {
+    let clock = &services.ports.clock;
+    let idle = async {
+        match limits.idle {
+            None => std::future::pending().await,
+            Some(limit) => {
+                while lifetime.idle(clock.now()) < limit {
+                    clock.sleep(IDLE_CHECK).await;
+                }
+            }
+        }
+    };
+    let old = async {
+        match limits.age {
+            None => std::future::pending().await,
+            Some(age) => clock.sleep(age).await,
+        }
+    };
+    tokio::select! {
+        () = idle => "no queue has had a message for the longest time",
+        () = old => "the greatest age is reached",
     }
 }
 

@@ -27,6 +27,10 @@ pub enum Kind {
     Word(&'static [&'static str]),
     /// Directories, separated by commas.
     Directories,
+    /// Yes or no: `true` or `false`.
+    Flag,
+    /// A name or an address; empty for none.
+    Text,
     /// Filters, see [`row_rules`](crate::row_rules).
     Filters,
     /// Aggregations, see [`row_rules`](crate::row_rules).
@@ -107,6 +111,49 @@ properties! {
         "After how long without a word from any worker a job that has not ended is reported as failed.";
     EXPORT_PIN = "export.pin.hours", Instance, Kind::Period, "24",
         "How long an export may take. The files that it reads are kept so long.";
+    TASK_MAX_IDLE = "task.max.idle.time.seconds", Instance, Kind::Time, "60",
+        "On AWS, after how long without a message `dormouse worker` ends.";
+    TASK_MAX_ALIVE = "task.max.alive.time.minutes", Instance, Kind::Time, "1440",
+        "On AWS, at what age `dormouse worker` takes no more messages, finishes what it has, and ends.";
+    TASK_MAX_ALIVE_JITTER = "task.max.alive.jitter.minutes", Instance, Kind::Time, "120",
+        "By up to how much earlier it ends, by chance, so that not all workers end at once.";
+    DATA_BUCKET = "data.bucket", Instance, Kind::Text, "",
+        "On AWS, the bucket of table data; none takes `dormouse-<instance>-table-data-<account>`.";
+    EXPORT_BUCKET = "bulk.export.s3.bucket", Instance, Kind::Text, "",
+        "On AWS, the bucket of exports; none takes `dormouse-<instance>-bulk-export-results-<account>`.";
+    EXPORT_EXPIRY = "bulk.export.results.bucket.expiry.days", Instance, Kind::Count, "7",
+        "On AWS, after how many days `dormouse instance init` has exports removed; 0 for never.";
+    INGEST_QUEUE_URL = "ingest.job.queue.url", Instance, Kind::Text, "",
+        "On AWS, the URL of the queue `ingest`; none takes the queue `dormouse-<instance>-ingest`.";
+    EXPORT_QUEUE_URL = "bulk.export.queue.url", Instance, Kind::Text, "",
+        "As above, of the queue `export`.";
+    EXPORT_LEAF_QUEUE_URL = "bulk.export.leaf.partition.queue.url", Instance, Kind::Text, "",
+        "As above, of the queue `export-leaf`.";
+    COMPACTION_QUEUE_URL = "compaction.job.queue.url", Instance, Kind::Text, "",
+        "As above, of the queue `compaction`.";
+    SPLITTING_QUEUE_URL = "partition.splitting.job.queue.url", Instance, Kind::Text, "",
+        "As above, of the queue `splitting`.";
+    COMMIT_QUEUE_URL = "statestore.committer.queue.url", Instance, Kind::Text, "",
+        "As above, of the queue `commit`, `dormouse-<instance>-commit.fifo`.";
+    METRICS_NAMESPACE = "metrics.namespace", Instance, Kind::Text, "Dormouse",
+        "On AWS, the CloudWatch namespace of the metrics that workers and schedules log.";
+    ECS_CLUSTER = "ecs.cluster", Instance, Kind::Text, "",
+        "The ECS cluster that `dormouse scale` starts workers in.";
+    SUBNETS = "subnets", Instance, Kind::Text, "",
+        "The subnets of workers that `dormouse scale` starts, separated by commas; none for tasks that use the \
+         network of their host.";
+    ECS_SECURITY_GROUP = "ecs.security.group", Instance, Kind::Text, "",
+        "The security group of workers that `dormouse scale` starts.";
+    ECS_PUBLIC_IP = "ecs.public.ip", Instance, Kind::Flag, "true",
+        "Whether those workers have public addresses, which they need in subnets without a NAT gateway.";
+    TASK_MESSAGES = "task.messages", Instance, Kind::Count, "4",
+        "How many messages, waiting or in hand, `dormouse scale` counts for one worker.";
+    INGEST_MAX_TASKS = "ingest.max.concurrent.tasks", Instance, Kind::Count, "200",
+        "The most workers of the queue `ingest` that `dormouse scale` has running.";
+    EXPORT_MAX_TASKS = "bulk.export.max.concurrent.tasks", Instance, Kind::Count, "300",
+        "As above, of the queue `export-leaf`.";
+    COMPACTION_MAX_TASKS = "compaction.max.concurrent.tasks", Instance, Kind::Count, "300",
+        "As above, of the queue `compaction`. Of the queues `export`, `splitting` and `commit` it has one each.";
     FILE_TARGET = "table.ingest.file.target.bytes", Table, Kind::Bytes, "8M",
         "Ingest puts the rows of consecutive leaves into one file until it holds so many bytes, as they are in \
          memory. Jobs with more than that for a leaf give it a file of its own.";
@@ -142,7 +189,8 @@ properties! {
 pub fn reference_page() -> String {
     let mut page = String::from(
         "# Properties\n\n\
-         Set for an instance in `instance.properties` in its data directory or in the environment \
+         Set for an instance in `instance.properties`, in its data directory or on AWS in its config bucket, or in the \
+         environment \
          (`dormouse.gc.period.minutes` is `DORMOUSE_GC_PERIOD_MINUTES`), for a table with \
          `dormouse table create --set KEY=VALUE`. A table property that is set for the instance is the default \
          of its tables. Every key may also be written with Sleeper's prefix, `sleeper.`.\n\n\

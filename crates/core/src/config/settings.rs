@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use super::properties::{self as keys, Kind, PROPERTIES, Property, Scope};
 use crate::{
     error::{Error, Result},
+    ids::BucketName,
     plan::compaction::Policy,
+    ports::QueueName,
     row_rules::RowRules,
 };
 
@@ -83,6 +85,9 @@ fn check(property: &Property, value: &str) -> Result<()> {
         Kind::Time => parse_number(value)
             .map(|_| ())
             .ok_or_else(|| wrong("a number that is not negative")),
+        Kind::Text => Ok(()),
+        Kind::Flag if ["true", "false"].contains(&value) => Ok(()),
+        Kind::Flag => Err(wrong("true or false")),
         Kind::Word(words) if words.contains(&value) => Ok(()),
         Kind::Word(words) => Err(wrong(&format!("one of {}", words.join(", ")))),
         Kind::Filters => RowRules::parse(value, "")
@@ -142,6 +147,14 @@ fn count(values: &BTreeMap<String, String>, property: &Property) -> u64 {
     value(values, property).parse().unwrap_or_default()
 }
 
+fn text<'a>(values: &'a BTreeMap<String, String>, property: &Property) -> &'a str {
+    value(values, property)
+}
+
+fn flag(values: &BTreeMap<String, String>, property: &Property) -> bool {
+    value(values, property) == "true"
+}
+
 fn bytes(values: &BTreeMap<String, String>, property: &Property) -> u64 {
     parse_bytes(value(values, property)).unwrap_or_default()
 }
@@ -158,6 +171,26 @@ fn seconds_of(property: &Property) -> f64 {
         Some("hours") => 3600.0,
         Some("days") => 86400.0,
         _ => 1.0,
+    }
+}
+
+fn bucket(values: &BTreeMap<String, String>, property: &Property) -> Result<Option<BucketName>> {
+    match value(values, property) {
+        "" => Ok(None),
+        name => BucketName::new(name)
+            .map(Some)
+            .map_err(|error| error.context(format!("property \"dormouse.{}\" is wrong", property.name))),
+    }
+}
+
+fn queue_property(queue: QueueName) -> &'static Property {
+    match queue {
+        QueueName::Ingest => &keys::INGEST_QUEUE_URL,
+        QueueName::Export => &keys::EXPORT_QUEUE_URL,
+        QueueName::ExportLeaf => &keys::EXPORT_LEAF_QUEUE_URL,
+        QueueName::Compaction => &keys::COMPACTION_QUEUE_URL,
+        QueueName::Splitting => &keys::SPLITTING_QUEUE_URL,
+        QueueName::Commit => &keys::COMMIT_QUEUE_URL,
     }
 }
 
@@ -209,6 +242,13 @@ impl InstanceSettings {
         })
     }
 
+    /// What was set, by key without its prefix.
+    pub fn set(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.values
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
     /// The settings of a table that has these properties of its own.
     ///
     /// # Errors
@@ -244,8 +284,74 @@ impl InstanceSettings {
         compaction_period: time(COMPACTION_PERIOD) -> Duration;
         /// How often leaves to split are looked for.
         splitting_period: time(SPLITTING_PERIOD) -> Duration;
+        /// How long a worker on AWS stays without messages.
+        task_max_idle: time(TASK_MAX_IDLE) -> Duration;
+        /// How old a worker on AWS becomes.
+        task_max_alive: time(TASK_MAX_ALIVE) -> Duration;
+        /// By up to how much younger it ends.
+        task_max_alive_jitter: time(TASK_MAX_ALIVE_JITTER) -> Duration;
+        /// After how many days exports are removed; 0 for never.
+        export_expiry_days: count(EXPORT_EXPIRY) -> u64;
+        /// The CloudWatch namespace of metrics.
+        metrics_namespace: text(METRICS_NAMESPACE) -> &str;
+        /// The ECS cluster that workers are started in; empty for none.
+        ecs_cluster: text(ECS_CLUSTER) -> &str;
+        /// The security group of workers that are started; empty for none.
+        ecs_security_group: text(ECS_SECURITY_GROUP) -> &str;
+        /// Whether workers that are started have public addresses.
+        ecs_public_ip: flag(ECS_PUBLIC_IP) -> bool;
         /// How long the inputs of a compaction are kept from others.
         compaction_lease: time(COMPACTION_LEASE) -> Duration;
+    }
+
+    /// The bucket of table data; none when the instance's name tells it.
+    ///
+    /// # Errors
+    /// `Invalid` when no bucket can have the name.
+    pub fn data_bucket(&self) -> Result<Option<BucketName>> {
+        bucket(&self.values, &keys::DATA_BUCKET)
+    }
+
+    /// The bucket of exports; none when the instance's name tells it.
+    ///
+    /// # Errors
+    /// `Invalid` when no bucket can have the name.
+    pub fn export_bucket(&self) -> Result<Option<BucketName>> {
+        bucket(&self.values, &keys::EXPORT_BUCKET)
+    }
+
+    /// The URL of a queue; empty when the instance's name tells it.
+    pub fn queue_url(&self, queue: QueueName) -> &str {
+        text(&self.values, queue_property(queue))
+    }
+
+    /// The name of the property that holds the URL of a queue, without its prefix.
+    pub fn queue_url_key(queue: QueueName) -> &'static str {
+        queue_property(queue).name
+    }
+
+    /// How many workers of a queue may run at a time.
+    pub fn max_tasks(&self, queue: QueueName) -> u64 {
+        match queue {
+            QueueName::Ingest => count(&self.values, &keys::INGEST_MAX_TASKS),
+            QueueName::ExportLeaf => count(&self.values, &keys::EXPORT_MAX_TASKS),
+            QueueName::Compaction => count(&self.values, &keys::COMPACTION_MAX_TASKS),
+            QueueName::Export | QueueName::Splitting | QueueName::Commit => 1,
+        }
+    }
+
+    /// How many messages are counted for one worker; at least one.
+    pub fn task_messages(&self) -> u64 {
+        count(&self.values, &keys::TASK_MESSAGES).max(1)
+    }
+
+    /// The subnets of workers that are started.
+    pub fn subnets(&self) -> Vec<String> {
+        let subnets = text(&self.values, &keys::SUBNETS).split(',').map(str::trim);
+        subnets
+            .filter(|subnet| !subnet.is_empty())
+            .map(str::to_owned)
+            .collect()
     }
 
     /// How often a message is delivered; at least once.

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
-    collections::Collection,
+    collections::{Collection, SortKind},
     error::{Error, Result},
     time::Timestamp,
 };
@@ -404,11 +404,42 @@ impl Write {
     }
 }
 
-/// Checks the limits of [`ItemStore::transact`], the same in every adapter.
+/// Checks that a sort key is of the collection's kind, the same in every adapter.
+///
+/// # Errors
+/// `Invalid`, with what it should be.
+pub fn check_sort(collection: Collection, sort: &Sort) -> Result<()> {
+    match (collection.sort_kind(), sort) {
+        (SortKind::None, Sort::None)
+        | (SortKind::Number, Sort::Number(_))
+        | (SortKind::Text, Sort::Text(_)) => Ok(()),
+        (kind, sort) => Err(Error::invalid(format!(
+            "collection {collection} has sort keys of kind {kind:?}, not {sort:?}"
+        ))),
+    }
+}
+
+/// Checks the range of [`ItemStore::query`], the same in every adapter.
+///
+/// # Errors
+/// As [`check_sort`].
+pub fn check_range(collection: Collection, range: &Range) -> Result<()> {
+    for bound in [&range.start, &range.end] {
+        if let Bound::Included(sort) | Bound::Excluded(sort) = bound {
+            check_sort(collection, sort)?;
+        }
+    }
+    Ok(())
+}
+
+/// Checks the keys and the limits of [`ItemStore::transact`], the same in every adapter.
 ///
 /// # Errors
 /// `Invalid`, with the limit that was passed.
 pub fn check_writes(writes: &[Write]) -> Result<()> {
+    for write in writes {
+        check_sort(write.key().collection, &write.key().sort)?;
+    }
     if writes.len() > MAX_TRANSACTION_WRITES {
         return Err(Error::invalid(format!(
             "a transaction of {} writes is over the limit of {MAX_TRANSACTION_WRITES}",

@@ -53,6 +53,11 @@ impl QueueName {
             Self::Commit => "commit",
         }
     }
+
+    /// Whether its messages have groups, whose order it keeps.
+    pub fn is_ordered(self) -> bool {
+        matches!(self, Self::Commit)
+    }
 }
 
 impl fmt::Display for QueueName {
@@ -103,6 +108,8 @@ pub struct Message {
     pub body: String,
     /// Messages of one group are delivered in the order of sending.
     pub group: Option<String>,
+    /// In a group, a queue may drop a message when another with this id was sent minutes before it.
+    pub deduplication_id: Option<String>,
     /// How long the message stays hidden at first.
     pub delay: Duration,
 }

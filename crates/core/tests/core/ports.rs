@@ -156,7 +156,13 @@ fn random_numbers_differ_and_waits_stay_below_their_ceiling() {
 }
 
 fn item(sort: impl Into<Sort>) -> Item {
-    Item::new(ItemKey::new(Collection::JobStatus, "pp", sort))
+    let sort = sort.into();
+    let collection = match sort {
+        Sort::Number(_) => Collection::Transactions,
+        Sort::Text(_) => Collection::JobStatus,
+        Sort::None => Collection::Heads,
+    };
+    Item::new(ItemKey::new(collection, "pp", sort))
 }
 
 #[test]
@@ -219,6 +225,9 @@ fn writes_are_checked_against_the_limits_of_a_transaction() {
         .collect();
     check_writes(&many[1..]).unwrap();
     assert!(told(&many).contains("101 writes is over the limit"));
+    let mut misplaced = item(1);
+    misplaced.key.collection = Collection::JobStatus;
+    assert!(told(&[put(misplaced)]).contains("sort keys of kind Text"));
 
     let (key, condition) = (item(2).key, Condition::Exists);
     let check = Write::Check {

@@ -8,7 +8,7 @@ use dormouse_core::{
     file::DataFile,
     ids::{FileName, RunId},
     message::{CompactionMessage, TableRef},
-    ports::{CompactionSpec, Delivery, Progress, QueueName},
+    ports::{CompactionSpec, Delivery, Metric, Progress, QueueName},
     state::{Commit, CommitId, Outcome, Record, Reference, TableState},
     tables::TableInfo,
     tracker::{EventKind, JobKey, JobKind},
@@ -91,6 +91,7 @@ impl CompactionWorker {
         match commit(services, table, request).await? {
             Outcome::Refused(refusal) => Err(Error::new(refusal.kind, refusal.reason)),
             Outcome::Applied(transaction) => {
+                run.measure(Metric::CompactionRowsWritten, rows);
                 let kind = EventKind::Committed {
                     transaction,
                     rows,

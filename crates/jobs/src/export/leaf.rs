@@ -10,7 +10,7 @@ use dormouse_core::{
     key::KeyRange,
     message::ExportLeafMessage,
     plan::export::{ExportPlan, PlannedCopy, SubExport},
-    ports::{Delivery, ExportSpec, MergeInput, Progress, QueueName},
+    ports::{Delivery, ExportSpec, MergeInput, Metric, Progress, QueueName},
     tracker::{EventKind, ExportPart},
 };
 
@@ -71,6 +71,8 @@ impl ExportLeafWorker {
                 None => self.merge(plan, planned).await?,
             };
             let progress = services.tracker.record_part(plan, &part).await?;
+            let measured = [(Metric::ExportRowsWritten, part.rows as f64)];
+            services.metrics.put(subject.table_name.as_deref(), &measured);
             let event = EventKind::PartsDone {
                 done: progress.done,
                 rows: progress.rows,

@@ -8,9 +8,12 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 
 use crate::{
-    collections::{Collection, SortKind},
+    collections::Collection,
     error::{Error, Result},
-    ports::{Clock, Item, ItemKey, ItemStore, Order, Range, Sort, Write, item_store::check_writes},
+    ports::{
+        Clock, Item, ItemKey, ItemStore, Order, Range, Sort, Write,
+        item_store::{check_range, check_sort, check_writes},
+    },
     time::Timestamp,
 };
 
@@ -39,17 +42,6 @@ fn contains(range: &Range, sort: &Sort) -> bool {
     (range.start.as_ref(), range.end.as_ref()).contains(sort)
 }
 
-fn check_sort(collection: Collection, sort: &Sort) -> Result<()> {
-    match (collection.sort_kind(), sort) {
-        (SortKind::None, Sort::None)
-        | (SortKind::Number, Sort::Number(_))
-        | (SortKind::Text, Sort::Text(_)) => Ok(()),
-        (kind, sort) => Err(Error::invalid(format!(
-            "collection {collection} has sort keys of kind {kind:?}, not {sort:?}"
-        ))),
-    }
-}
-
 #[async_trait]
 impl ItemStore for MemoryItemStore {
     async fn get(&self, key: &ItemKey) -> Result<Option<Item>> {
@@ -71,11 +63,7 @@ impl ItemStore for MemoryItemStore {
         limit: usize,
         order: Order,
     ) -> Result<Vec<Item>> {
-        for bound in [&range.start, &range.end] {
-            if let Bound::Included(sort) | Bound::Excluded(sort) = bound {
-                check_sort(collection, sort)?;
-            }
-        }
+        check_range(collection, &range)?;
         let now = self.clock.now();
         let items = self.items.lock();
         let start = match range.start.clone() {
@@ -96,9 +84,6 @@ impl ItemStore for MemoryItemStore {
 
     async fn transact(&self, writes: Vec<Write>) -> Result<()> {
         check_writes(&writes)?;
-        for write in &writes {
-            check_sort(write.key().collection, &write.key().sort)?;
-        }
         let now = self.clock.now();
         let mut items = self.items.lock();
         for write in &writes {

@@ -1,6 +1,6 @@
 use std::{sync::Arc, time::Duration};
 
-use super::{LONG, SHORT, expect, expect_kind, in_group, next, nothing, send, settings};
+use super::{LONG, Leeway, SHORT, expect, expect_kind, in_group, next, nothing, send, settings};
 use crate::{
     error::ErrorKind,
     ports::{Queue, QueueName, QueueSettings, StoredMessage},
@@ -16,6 +16,7 @@ fn view(messages: &[StoredMessage]) -> Vec<(&str, u32)> {
 /// After `max_attempts` deliveries without acknowledgement a message is not delivered again.
 pub async fn a_message_moves_to_the_dead_letters_after_its_attempts(
     make: &impl AsyncFn(QueueName, QueueSettings) -> Arc<dyn Queue>,
+    leeway: &Leeway,
 ) {
     let limited = QueueSettings {
         visibility: SHORT,
@@ -27,7 +28,7 @@ pub async fn a_message_moves_to_the_dead_letters_after_its_attempts(
         let delivery = next(&*queue, "a message with attempts left comes").await;
         assert_eq!(delivery.attempt, attempt, "attempts are counted from 1");
     }
-    let last = expect(queue.receive(1, SHORT * 3).await, "receiving");
+    let last = expect(queue.receive(1, leeway.short() * 3).await, "receiving");
     assert!(last.is_empty(), "a third delivery with max_attempts 2: {last:?}");
     let depth = expect(queue.depth().await, "counting");
     assert_eq!(
@@ -71,7 +72,10 @@ pub async fn a_message_moves_to_the_dead_letters_on_request(
 }
 
 /// A redriven message keeps its id and time of sending and has all its attempts again.
-pub async fn redriven_messages_start_anew(make: &impl AsyncFn(QueueName, QueueSettings) -> Arc<dyn Queue>) {
+pub async fn redriven_messages_start_anew(
+    make: &impl AsyncFn(QueueName, QueueSettings) -> Arc<dyn Queue>,
+    leeway: &Leeway,
+) {
     let limited = QueueSettings {
         visibility: SHORT,
         max_attempts: 1,
@@ -79,7 +83,7 @@ pub async fn redriven_messages_start_anew(make: &impl AsyncFn(QueueName, QueueSe
     let queue = make(QueueName::Ingest, limited).await;
     send(&*queue, &["second chance"]).await;
     let first = next(&*queue, "receiving what was sent").await;
-    let gone = expect(queue.receive(1, SHORT * 3).await, "receiving");
+    let gone = expect(queue.receive(1, leeway.short() * 3).await, "receiving");
     assert!(gone.is_empty(), "a second delivery with max_attempts 1: {gone:?}");
     assert_eq!(
         expect(queue.redrive(None).await, "redriving"),

@@ -1,10 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
-use super::{LONG, SHORT, expect, in_group, next, send, settings};
+use super::{LONG, Leeway, SHORT, expect, in_group, next, send, settings};
 use crate::ports::{Clock, Queue, QueueName, QueueSettings, SystemClock};
-
-/// How soon after a message is there a wait ends.
-const SOON: Duration = Duration::from_millis(100);
 
 /// An empty queue answers at once when no wait is asked for.
 pub async fn a_wait_without_time_returns_at_once(
@@ -40,6 +37,7 @@ pub async fn a_wait_without_messages_lasts_as_long_as_asked(
 /// From the end of a send to the delivery a waiting receiver loses milliseconds only.
 pub async fn a_wait_ends_when_a_message_is_sent(
     make: &impl AsyncFn(QueueName, QueueSettings) -> Arc<dyn Queue>,
+    leeway: &Leeway,
 ) {
     let queue = make(QueueName::Ingest, settings(LONG)).await;
     let mut delays = Vec::new();
@@ -60,7 +58,7 @@ pub async fn a_wait_ends_when_a_message_is_sent(
     delays.sort_unstable();
     let typical = delays[delays.len() / 2];
     assert!(
-        typical < SOON,
+        typical < leeway.prompt,
         "a wait ended {typical:?} after a send: {delays:?}"
     );
 }
@@ -69,6 +67,7 @@ pub async fn a_wait_ends_when_a_message_is_sent(
 /// is sent.
 pub async fn a_wait_ends_when_a_hidden_message_becomes_visible(
     make: &impl AsyncFn(QueueName, QueueSettings) -> Arc<dyn Queue>,
+    leeway: &Leeway,
 ) {
     let queue = make(QueueName::Ingest, settings(SHORT)).await;
     send(&*queue, &["hidden"]).await;
@@ -77,7 +76,7 @@ pub async fn a_wait_ends_when_a_hidden_message_becomes_visible(
     next(&*queue, "a wait ends when a message's visibility does").await;
     let waited = SystemClock.now().since(before);
     assert!(
-        waited < SHORT + SOON * 5,
+        waited < SHORT + leeway.precision + leeway.prompt * 5,
         "a message with visibility {SHORT:?} came after {waited:?}"
     );
 
@@ -97,7 +96,7 @@ pub async fn a_wait_ends_when_a_hidden_message_becomes_visible(
     let (received, acknowledged) = futures::future::join(receiver, worker).await;
     let waited = received.since(acknowledged);
     assert!(
-        waited < SOON * 5,
+        waited < leeway.prompt * 5,
         "the next message of a group came {waited:?} after the one before was acknowledged"
     );
 }
