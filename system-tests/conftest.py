@@ -18,6 +18,7 @@ from harness import BINARY, Instance  # noqa: E402
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "everywhere: runs on an embedded instance, and on emulators of AWS")
     config.addinivalue_line("markers", "on_aws: runs on emulators of AWS")
+    config.addinivalue_line("markers", "slow: left out of scripts/check")
     if shutil.which(BINARY) is None:
         raise pytest.UsageError(f"cannot run {BINARY}; set DORMOUSE_BIN to the binary to test")
 

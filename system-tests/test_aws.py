@@ -18,7 +18,7 @@ import duckdb
 import pytest
 from aws import ACCOUNT, AwsInstance, Services
 from faults import Faults, failing
-from harness import assert_same_rows, reasons, relation, seeds, wait_for
+from harness import BINARY, assert_same_rows, reasons, relation, seeds, wait_for
 from test_exactly_once import SCHEMA, SPLIT_POINTS, Work
 
 Make = Callable[..., AwsInstance]
@@ -94,6 +94,38 @@ def test_a_pipeline_by_the_aws_cli_alone(events: AwsInstance) -> None:
     assert_same_rows(relation(file), relation(sorted(place.glob("*.parquet"))))
 
 
+def test_the_readme_as_written(services: Services, make_instance: Make) -> None:
+    """The walk-through on AWS of README.md, its commands run as they stand."""
+    instance = make_instance()
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    section = readme.split("## The same on AWS", 1)[1].split("\n## ", 1)[0]
+    blocks = [block.split("```", 1)[0] for block in section.split("```sh\n")[1:]]
+    assert len(blocks) == 4 and "scripts/emulators" in blocks[0]
+    rows(instance, "incoming/sleeper-0.parquet")
+    instance.run("generate", "sleeper", "--rows", "20000", "--files", "2", "--output", instance.inputs / "incoming")
+    (instance.inputs / "points.txt").write_text("g\nn\nt\n")
+    script = "\n".join(
+        [
+            "set -euo pipefail",
+            # For version 1 of the AWS CLI.
+            f'aws() {{ local at=(); [ "$1" != sqs ] || at=(--endpoint-url "$AWS_ENDPOINT_URL"); "{AWS_CLI}" "$@" "${{at[@]}}"; }}',
+            f'dormouse() {{ "{BINARY}" "$@"; }}',
+            *blocks[1:],
+            "wait",
+        ]
+    )
+    env = {key: value for key, value in instance.env.items() if key != "DORMOUSE_INSTANCE"}
+    # The worker is left to end by itself.
+    env["DORMOUSE_TASK_MAX_IDLE_TIME_SECONDS"] = "15"
+    done = subprocess.run(
+        ["bash", "-c", script], env=env, cwd=instance.inputs, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert '"rowsWritten"' in done.stdout
+    exported = sorted((instance.inputs / "nightly").glob("*.parquet"))
+    assert_same_rows(relation(sorted((instance.inputs / "incoming").glob("*.parquet"))), relation(exported))
+
+
 def test_bad_messages_are_recorded_and_block_nothing(events: AwsInstance) -> None:
     """What cannot be read, names no table, or finds no files is rejected with its text, and the next job runs."""
     file = rows(events)
@@ -105,6 +137,7 @@ def test_bad_messages_are_recorded_and_block_nothing(events: AwsInstance) -> Non
         "own files": events.send("ingest", {"id": "own-files", "tableName": "events", "files": [f"file://{file}"]}),
     }
     events.send_ingest("fine", "events", file)
+    assert "put it into a bucket" in events.run("ingest", "events", file, code=2).stderr
     with events.serve("worker", "ingest"):
         events.wait_job("fine")
         for job, told in [

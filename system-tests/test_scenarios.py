@@ -89,6 +89,7 @@ def test_one_file_and_four_in_one_job_and_in_two(instance: Instance) -> None:
         assert len(instance.json("files", table)) == len(jobs)
 
 
+@pytest.mark.slow
 def test_ingest_into_128_leaves(make_instance: Make) -> None:
     """IngestPerformanceST: 11 jobs into 128 leaves give 1408 references; rows 1 in 10,000."""
     instance = make_instance()
@@ -101,6 +102,7 @@ def test_ingest_into_128_leaves(make_instance: Make) -> None:
     assert_same_rows(relation(files), instance.export("events").relation)
 
 
+@pytest.mark.slow
 def test_110_files_become_10(make_instance: Make) -> None:
     """CompactionPerformanceST: 110 files, merged 11 at a time, give 10 sorted files by one run each; rows 1 in 40,000."""
     instance = make_instance(table_compaction_strategy="basic", table_compaction_files_batch_size="11")
@@ -126,6 +128,7 @@ def test_110_files_become_10(make_instance: Make) -> None:
     assert_same_rows(relation(files), exported.relation)
 
 
+@pytest.mark.slow
 def test_many_leaves_compacted_by_two_workers(make_instance: Make) -> None:
     """ParallelCompactionsST: 10 ingests over all leaves, compacted to a file a leaf; leaves and rows 1 in 64."""
     instance = make_instance(table_compaction_files_batch_size="10", compaction_concurrency="4")
@@ -214,6 +217,7 @@ def test_100_rows_split_at_20(make_instance: Make) -> None:
     assert_same_rows(relation(file), instance.export("events").relation)
 
 
+@pytest.mark.slow
 def test_twenty_tables_at_once(make_instance: Make) -> None:
     """MultipleTablesST: tables are fed, split, compacted and collected side by side; tables 1 in 10."""
     instance = make_instance(

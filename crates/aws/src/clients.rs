@@ -16,6 +16,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long one attempt at a call may take.
 pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// How long one attempt at a call to S3 may take: it copies whole objects.
+const S3_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(180);
+
 /// How often the SDK makes a call that is safe to make again.
 const SDK_ATTEMPTS: u32 = 4;
 
@@ -68,6 +71,12 @@ impl Clients {
             .build();
         let s3 = aws_sdk_s3::config::Builder::from(&config)
             .force_path_style(endpoint_of_s3(&config).is_some())
+            .timeout_config(
+                TimeoutConfig::builder()
+                    .connect_timeout(CONNECT_TIMEOUT)
+                    .operation_attempt_timeout(S3_ATTEMPT_TIMEOUT)
+                    .build(),
+            )
             .build();
         Ok(Self {
             dynamodb: aws_sdk_dynamodb::Client::from_conf(dynamodb),

@@ -64,8 +64,12 @@ const LONGEST_POLL: Duration = Duration::from_secs(2);
 /// The pause between looks in a wait that is shorter than SQS can wait.
 const SHORT_PAUSE: Duration = Duration::from_millis(50);
 
-/// How long dead letters are hidden while somebody looks at them.
+/// How long dead letters are hidden while somebody looks at them, or moves some.
 const LOOK: Duration = Duration::from_secs(20);
+const MOVE: Duration = Duration::from_secs(600);
+
+/// How long a look at dead letters waits for some: less, and not every server of SQS is asked.
+const LOOK_WAIT: Duration = Duration::from_secs(1);
 
 /// Codes of answers that a receipt is not the newest, or its message gone.
 const STALE: &[&str] = &[
@@ -148,7 +152,7 @@ impl SqsQueue {
             .queue_url(url)
             .max_number_of_messages(i32::try_from(max.clamp(1, BATCH)).unwrap_or(1))
             .wait_time_seconds(i32::try_from(wait.as_secs()).unwrap_or(0))
-            .set_visibility_timeout(visibility.map(whole_seconds))
+            .set_visibility_timeout(visibility.map(sdk_seconds))
             .message_system_attribute_names(MessageSystemAttributeName::All)
             .message_attribute_names("All")
             .customize()
@@ -180,7 +184,7 @@ impl SqsQueue {
             .change_message_visibility()
             .queue_url(&self.url)
             .receipt_handle(&receipt.0)
-            .visibility_timeout(whole_seconds(time))
+            .visibility_timeout(sdk_seconds(time))
             .send()
             .await;
         match changed {
@@ -198,7 +202,7 @@ impl SqsQueue {
         let mut taken = Vec::new();
         while taken.len() < limit {
             let more = self
-                .poll(&self.dead_url, limit - taken.len(), Duration::ZERO, Some(LOOK))
+                .poll(&self.dead_url, limit - taken.len(), LOOK_WAIT, Some(LOOK))
                 .await?;
             if more.is_empty() {
                 break;
@@ -279,8 +283,15 @@ impl Queue for SqsQueue {
 
     async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Delivery>> {
         let deadline = self.clock.now().plus(wait);
+        let polls = wait >= Duration::from_secs(1);
         loop {
             let left = deadline.since(self.clock.now());
+            // SQS waits whole seconds.
+            let left = if polls {
+                Duration::from_secs(whole_seconds(left).into())
+            } else {
+                Duration::ZERO
+            };
             let received = self.poll(&self.url, max, left.min(LONGEST_POLL), None).await?;
             if !received.is_empty() {
                 return Ok(received
@@ -292,7 +303,7 @@ impl Queue for SqsQueue {
             if left.is_zero() || self.waits_ended.load(Ordering::Relaxed) {
                 return Ok(Vec::new());
             }
-            if left < Duration::from_secs(1) {
+            if !polls {
                 self.clock.sleep(left.min(SHORT_PAUSE)).await;
             }
         }
@@ -373,9 +384,7 @@ impl Queue for SqsQueue {
         let mut passed = Vec::new();
         let mut moved = 0;
         loop {
-            let letters = self
-                .poll(&self.dead_url, BATCH, Duration::ZERO, Some(LOOK))
-                .await?;
+            let letters = self.poll(&self.dead_url, BATCH, LOOK_WAIT, Some(MOVE)).await?;
             if letters.is_empty() {
                 break;
             }
@@ -396,9 +405,14 @@ impl Queue for SqsQueue {
     }
 }
 
-pub(crate) fn whole_seconds(time: Duration) -> i32 {
+pub(crate) fn whole_seconds(time: Duration) -> u32 {
     let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
-    i32::try_from(seconds).unwrap_or(i32::MAX)
+    u32::try_from(seconds).unwrap_or(u32::MAX)
+}
+
+/// Whole seconds as the SDK has them.
+fn sdk_seconds(time: Duration) -> i32 {
+    i32::try_from(whole_seconds(time)).unwrap_or(i32::MAX)
 }
 
 /// The URL of a queue: its name, or the URL itself.

@@ -1,10 +1,15 @@
 //! How a workflow commits.
 //!
 //! Direct: the worker appends to the log itself, together with what its process has waiting for the same table.
-//! Queued: the worker sends the commit to the queue `commit` and waits until the log tells what became of it,
-//! or a stored answer, where the commit was refused or was so already; a committer appends what has gathered. Any mix of both is safe, since the log decides.
+//! Queued: the worker sends the commit to the queue `commit`, in one message with what its process has waiting for
+//! the same table, and waits until the log tells what became of it, or a stored answer, where the commit was refused
+//! or was so already; a committer appends what has gathered. Any mix of both is safe, since the log decides.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use dormouse_core::{
@@ -18,6 +23,7 @@ use dormouse_core::{
     tables::TableInfo,
 };
 use object_store::{ObjectStoreExt, path::Path};
+use tokio::sync::oneshot::{self, error::TryRecvError};
 
 use crate::{
     services::Services,
@@ -32,6 +38,9 @@ const ANSWER_RETENTION: Duration = Duration::from_secs(24 * 3600);
 
 /// The kind of an answer to a commit that was so already, which the log does not tell.
 const APPLIED: &str = "Applied";
+
+/// The most commits that one message holds.
+const MAX_COMMITS_A_MESSAGE: usize = 250;
 
 /// How many commit messages a committer has in hand.
 const COMMITTER_CONCURRENCY: usize = 100;
@@ -64,7 +73,7 @@ pub(crate) fn own_object(error: Error) -> Error {
 }
 
 async fn commit_queued(services: &Services, table: &TableId, commit: Commit) -> Result<Outcome> {
-    send(services, table, &commit).await?;
+    services.outbox.send(services, table, commit.clone()).await?;
     let clock = &services.ports.clock;
     let deadline = clock.now().plus(QUEUED_WAIT);
     let mut pause = Duration::from_millis(10);
@@ -83,29 +92,80 @@ async fn commit_queued(services: &Services, table: &TableId, commit: Commit) -> 
     }
 }
 
-async fn send(services: &Services, table: &TableId, commit: &Commit) -> Result<()> {
+async fn send(services: &Services, table: &TableId, commits: &[Commit]) -> Result<()> {
     let mut message = CommitMessage {
         table_id: table.clone(),
-        commit_id: commit.id.clone(),
-        commit: Some(commit.clone()),
+        commits: commits.to_vec(),
         body_object: None,
     };
     let mut body = message.to_body()?;
     if body.len() > MAX_BODY_BYTES / 2 {
         let path = Path::from(format!("{table}/commits/{}.json", services.ports.ids.uuid()));
         create_object(&*services.data, &path, body.into_bytes().into()).await?;
-        message.commit = None;
+        message.commits.clear();
         message.body_object = Some(path.to_string());
         body = message.to_body()?;
     }
+    let ids: Vec<_> = commits.iter().map(|commit| commit.id.as_str()).collect();
     let message = Message {
         body,
         group: Some(table.to_string()),
-        deduplication_id: Some(commit.id.to_string()),
+        deduplication_id: Some(ids.join(",")),
         delay: Duration::ZERO,
     };
     services.queue(QueueName::Commit)?.send(vec![message]).await?;
     Ok(())
+}
+
+type Answer = oneshot::Sender<Result<(), (ErrorKind, String)>>;
+
+/// Commits on their way to the queue `commit`: those of a table that gather while a message of it is being sent go
+/// together with the next.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    tables: Mutex<BTreeMap<TableId, Arc<TableOutbox>>>,
+}
+
+#[derive(Debug, Default)]
+struct TableOutbox {
+    waiting: Mutex<VecDeque<(Commit, Answer)>>,
+    sending: tokio::sync::Mutex<()>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Outbox {
+    /// Sends a commit, and returns when it is on the queue.
+    async fn send(&self, services: &Services, table: &TableId, commit: Commit) -> Result<()> {
+        let outbox = lock(&self.tables).entry(table.clone()).or_default().clone();
+        let (answer, mut answered) = oneshot::channel();
+        lock(&outbox.waiting).push_back((commit, answer));
+        loop {
+            let turn = outbox.sending.lock().await;
+            match answered.try_recv() {
+                Ok(outcome) => return outcome.map_err(|(kind, text)| Error::new(kind, text)),
+                Err(TryRecvError::Empty) => {}
+                Err(TryRecvError::Closed) => {
+                    return Err(Error::unavailable("whoever was sending the commit has ended"));
+                }
+            }
+            let batch: Vec<_> = {
+                let mut waiting = lock(&outbox.waiting);
+                let count = waiting.len().min(MAX_COMMITS_A_MESSAGE);
+                waiting.drain(..count).collect()
+            };
+            let (commits, answers): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+            let sent = send(services, table, &commits).await;
+            let sent = sent.map_err(|error| (error.kind(), error.report()));
+            for answer in answers {
+                // Whoever asked may be gone.
+                let _ = answer.send(sent.clone());
+            }
+            drop(turn);
+        }
+    }
 }
 
 /// What became of a commit, if the log or a stored answer tells.
@@ -177,10 +237,20 @@ impl Committer {
                 .map_err(|error| Error::corrupt("a commit request is not text").with_source(error))?;
             message = CommitMessage::parse(text)?;
         }
-        let Some(commit) = message.commit else {
+        if message.commits.is_empty() {
             return Err(Error::invalid("a commit request points to another one"));
-        };
+        }
         let table = &message.table_id;
+        // Together, so that they are few entries; each is answered by itself.
+        let commits = message
+            .commits
+            .into_iter()
+            .map(|commit| self.commit_one(table, commit));
+        let outcomes = futures::future::join_all(commits).await;
+        outcomes.into_iter().collect()
+    }
+
+    async fn commit_one(&self, table: &TableId, commit: Commit) -> Result<()> {
         let committed = self.services.states.commit(table, commit.clone()).await?;
         if outcome_in(&committed.state, &commit).is_some() {
             return Ok(());

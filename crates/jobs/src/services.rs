@@ -67,6 +67,7 @@ pub struct Services {
     /// Where measurements go.
     pub metrics: Arc<dyn Metrics>,
     pub(crate) plans: Arc<crate::export::PlanCache>,
+    pub(crate) outbox: Arc<crate::commit::Outbox>,
     pub(crate) measured: Arc<snapshots::Measured>,
 }
 
@@ -105,6 +106,7 @@ impl Services {
             settings,
             metrics: Arc::new(NoMetrics),
             plans: Arc::default(),
+            outbox: Arc::default(),
             measured: Arc::default(),
             ports,
         })

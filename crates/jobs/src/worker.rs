@@ -220,7 +220,7 @@ pub async fn run_for(services: &Services, handler: &dyn Handler, lifetime: &Life
     drop(running);
     for delivery in held {
         let given_back = worker.queue.give_back(&delivery.receipt).await;
-        tracing::info!(queue = %handler.queue(), message = delivery.message_id, ?given_back, "message given back");
+        tracing::info!(queue = %handler.queue(), message_id = delivery.message_id, ?given_back, "message given back");
     }
     Ok(())
 }
@@ -305,7 +305,7 @@ impl Worker<'_> {
         match end {
             Some(end) => self.end(&delivery, end).await,
             None => tracing::warn!(
-                queue = %self.handler.queue(), message = delivery.message_id, attempt = delivery.attempt,
+                queue = %self.handler.queue(), message_id = delivery.message_id, attempt = delivery.attempt,
                 "run superseded"
             ),
         }
@@ -327,7 +327,7 @@ impl Worker<'_> {
                 Err(error) if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::NotFound) => return,
                 Err(error) => {
                     tracing::warn!(
-                        message = delivery.message_id,
+                        message_id = delivery.message_id,
                         error = error.report(),
                         "extend failed"
                     );
@@ -371,7 +371,7 @@ impl Worker<'_> {
             if error.kind() != ErrorKind::Unavailable || attempt == END_ATTEMPTS {
                 // The message comes again, and finds the effect there or does the rest.
                 tracing::warn!(
-                    message = delivery.message_id,
+                    message_id = delivery.message_id,
                     error = error.report(),
                     "message not ended"
                 );
@@ -422,7 +422,7 @@ impl Worker<'_> {
             ErrorKind::Unavailable | ErrorKind::Internal => self.again(delivery),
         };
         tracing::warn!(
-            queue = %self.handler.queue(), message = delivery.message_id, attempt = delivery.attempt,
+            queue = %self.handler.queue(), message_id = delivery.message_id, attempt = delivery.attempt,
             error = error.report(), ?end, "job failed"
         );
         let subject = match subject {
@@ -446,7 +446,7 @@ impl Worker<'_> {
             Ok(()) => end,
             Err(error) => {
                 tracing::warn!(
-                    message = delivery.message_id,
+                    message_id = delivery.message_id,
                     error = error.report(),
                     "end not recorded"
                 );

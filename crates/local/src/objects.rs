@@ -32,6 +32,14 @@ pub(crate) use self::staging::{Existing, Staged, read_error, write_error};
 use self::{bucket_store::BucketStore, files::Files, staging::is_staged_name};
 use crate::directory::sync_directory;
 
+/// Every file of the machine that this process may read, by absolute path; for reading only.
+///
+/// # Errors
+/// `Invalid` when the machine has no root directory.
+pub fn own_files() -> Result<Arc<dyn ObjectStore>> {
+    Ok(Arc::new(Files::new(&[PathBuf::from("/")])?))
+}
+
 /// The buckets of a data directory, and the files that the operator allowed.
 #[derive(Debug)]
 pub struct DirectoryBuckets {

@@ -67,7 +67,7 @@ impl Outgoing {
         if let (true, Some(id)) = (queue.is_ordered(), message.deduplication_id) {
             outgoing.deduplication_id = Some(short_id(&id));
         }
-        outgoing.delay = super::whole_seconds(message.delay);
+        outgoing.delay = super::sdk_seconds(message.delay);
         Ok(outgoing)
     }
 

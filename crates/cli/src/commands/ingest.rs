@@ -13,6 +13,7 @@ use serde_json::json;
 use super::{Context, jobs};
 use crate::{
     args::IngestArgs,
+    instance::Place,
     wait::{self, Sending},
 };
 
@@ -24,6 +25,14 @@ pub(super) async fn run(context: &Context, args: IngestArgs) -> Result<ExitCode>
         .iter()
         .map(|file| location(file))
         .collect::<Result<Vec<_>>>()?;
+    if let (Place::Aws(_), Some(file)) = (
+        &context.instance.place,
+        files.iter().find(|file| file.starts_with("file://")),
+    ) {
+        return Err(Error::invalid(format!(
+            "workers on AWS cannot read {file}; put it into a bucket, and name it as bucket/key"
+        )));
+    }
     let job = match args.id {
         Some(id) => id,
         None => JobId::new(services.ports.ids.uuid().to_string())?,

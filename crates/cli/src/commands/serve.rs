@@ -113,7 +113,11 @@ async fn once(context: &Context, kinds: &[WorkerKind]) -> Result<()> {
     for kind in kinds {
         match Task::new(*kind, services) {
             Task::Worker(handler) => {
-                let handled = worker::run_once(services, &*handler).await?;
+                // A queue of many servers may show nothing at a first look.
+                let mut handled = worker::run_once(services, &*handler).await?;
+                while services.queue(handler.queue())?.depth().await?.visible > 0 {
+                    handled += worker::run_once(services, &*handler).await?;
+                }
                 tracing::info!(?kind, handled, "no more messages");
             }
             Task::Schedule(schedule) => schedule.run_once(services).await?,

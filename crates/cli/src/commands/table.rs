@@ -178,7 +178,7 @@ pub(super) async fn schema_of_parquet(
     let absolute = std::fs::canonicalize(path)
         .map_err(|error| Error::invalid(format!("cannot find {}", path.display())).with_source(error))?;
     let location: Location = format!("file://{}", absolute.display()).parse()?;
-    let store = context.instance.services.ports.buckets.open(&location.bucket)?;
+    let store = dormouse_local::objects::own_files()?;
     let meta = store.head(&location.path).await?;
     let object = InputObject {
         name: path.display().to_string(),

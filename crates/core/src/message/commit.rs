@@ -1,4 +1,4 @@
-//! `commit`: a commit request for the committer, or a pointer to one in the object store.
+//! `commit`: commit requests for the committer, or a pointer to some in the object store.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,21 +6,19 @@ use super::parse_json;
 use crate::{
     error::{Error, Result},
     ids::TableId,
-    state::{Commit, CommitId},
+    state::Commit,
 };
 
-/// A commit request. Its group on the queue is the table.
+/// Commit requests of one table, which is the message's group on the queue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CommitMessage {
     /// The table.
     pub table_id: TableId,
-    /// The request's id.
-    pub commit_id: CommitId,
-    /// The request.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub commit: Option<Commit>,
-    /// Where the request is in the table-data bucket, when it is too large for a message.
+    /// The requests: what a process had waiting when it sent them. Each has an outcome of its own.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub commits: Vec<Commit>,
+    /// Where the requests are in the table-data bucket, when they are too large for a message.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub body_object: Option<String>,
 }
@@ -29,12 +27,12 @@ impl CommitMessage {
     /// Reads a body.
     ///
     /// # Errors
-    /// `Invalid` when it is not a commit request.
+    /// `Invalid` when it is no commit request.
     pub fn parse(body: &str) -> Result<Self> {
         let message: Self = parse_json(body)?;
-        if message.commit.is_none() == message.body_object.is_none() {
+        if message.commits.is_empty() == message.body_object.is_none() {
             return Err(Error::invalid(
-                "a commit message holds one of \"commit\" and \"bodyObject\"",
+                "a commit message holds one of \"commits\" and \"bodyObject\"",
             ));
         }
         Ok(message)
@@ -53,18 +51,18 @@ impl CommitMessage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::Record;
+    use crate::state::{CommitId, Record};
 
     #[test]
-    fn a_commit_is_in_the_message_or_in_an_object() {
+    fn commits_are_in_the_message_or_in_an_object() {
+        let commit = |id: &str| Commit::new(CommitId::new(id), Record::TableCleared);
         let within = CommitMessage {
             table_id: TableId::new("0a1b2c3d").unwrap(),
-            commit_id: CommitId::new("c1"),
-            commit: Some(Commit::new(CommitId::new("c1"), Record::TableCleared)),
+            commits: vec![commit("c1"), commit("c2")],
             body_object: None,
         };
         let elsewhere = CommitMessage {
-            commit: None,
+            commits: Vec::new(),
             body_object: Some("0a1b2c3d/commits/c1".to_owned()),
             ..within.clone()
         };
@@ -74,14 +72,14 @@ mod tests {
         }
         assert_eq!(
             elsewhere.to_body().unwrap(),
-            r#"{"tableId":"0a1b2c3d","commitId":"c1","bodyObject":"0a1b2c3d/commits/c1"}"#
+            r#"{"tableId":"0a1b2c3d","bodyObject":"0a1b2c3d/commits/c1"}"#
         );
         let neither = CommitMessage {
-            commit: None,
+            commits: Vec::new(),
             ..within.clone()
         };
         let both = CommitMessage {
-            commit: within.commit.clone(),
+            commits: within.commits.clone(),
             ..elsewhere
         };
         for message in [neither, both] {

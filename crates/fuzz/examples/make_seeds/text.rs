@@ -182,8 +182,7 @@ fn messages() {
     let commit = Commit::new(CommitId::new("job-1/run-1"), files_added());
     let message = CommitMessage {
         table_id: table(),
-        commit_id: commit.id.clone(),
-        commit: Some(commit),
+        commits: vec![commit],
         body_object: None,
     };
     put("message", "commit", message.to_body().unwrap());
