@@ -39,6 +39,16 @@ const ANSWER_RETENTION: Duration = Duration::from_secs(24 * 3600);
 /// The kind of an answer to a commit that was so already, which the log does not tell.
 const APPLIED: &str = "Applied";
 
+/// How long to wait before the log is looked at again: at first, and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const MAX_PAUSE: Duration = Duration::from_millis(500);
+
+/// For how many commits that the log does not tell of, the oldest, one look asks for a stored answer.
+const ANSWERS_A_LOOK: usize = 8;
+
+/// How long a message waits for more commits. It takes many times that until it is received and appended.
+const GATHER: Duration = Duration::from_millis(10);
+
 /// The most commits that one message holds.
 const MAX_COMMITS_A_MESSAGE: usize = 250;
 
@@ -74,22 +84,7 @@ pub(crate) fn own_object(error: Error) -> Error {
 
 async fn commit_queued(services: &Services, table: &TableId, commit: Commit) -> Result<Outcome> {
     services.outbox.send(services, table, commit.clone()).await?;
-    let clock = &services.ports.clock;
-    let deadline = clock.now().plus(QUEUED_WAIT);
-    let mut pause = Duration::from_millis(10);
-    loop {
-        if let Some(outcome) = outcome_of(services, table, &commit).await? {
-            return Ok(outcome);
-        }
-        if clock.now() > deadline {
-            return Err(Error::unavailable(format!(
-                "commit {} was queued and not answered",
-                commit.id
-            )));
-        }
-        clock.sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_secs(1));
-    }
+    services.outbox.outcome(services, table, commit).await
 }
 
 async fn send(services: &Services, table: &TableId, commits: &[Commit]) -> Result<()> {
@@ -119,8 +114,8 @@ async fn send(services: &Services, table: &TableId, commits: &[Commit]) -> Resul
 
 type Answer = oneshot::Sender<Result<(), (ErrorKind, String)>>;
 
-/// Commits on their way to the queue `commit`: those of a table that gather while a message of it is being sent go
-/// together with the next.
+/// Commits on their way to the queue `commit` and to their outcomes: those of a table that gather while a message of
+/// it is being sent go together with the next, and one of those who wait for outcomes looks for all.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     tables: Mutex<BTreeMap<TableId, Arc<TableOutbox>>>,
@@ -130,6 +125,27 @@ pub(crate) struct Outbox {
 struct TableOutbox {
     waiting: Mutex<VecDeque<(Commit, Answer)>>,
     sending: tokio::sync::Mutex<()>,
+    asking: Mutex<Asking>,
+    looking: tokio::sync::Mutex<()>,
+}
+
+/// Who waits for outcomes, in the order of asking.
+#[derive(Debug, Default)]
+struct Asking {
+    next: u64,
+    commits: BTreeMap<u64, (Commit, oneshot::Sender<Outcome>)>,
+}
+
+/// A place among those who wait; given up when it is dropped.
+struct Place<'a> {
+    outbox: &'a TableOutbox,
+    number: u64,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        lock(&self.outbox.asking).commits.remove(&self.number);
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -137,9 +153,51 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Outbox {
+    fn of(&self, table: &TableId) -> Arc<TableOutbox> {
+        lock(&self.tables).entry(table.clone()).or_default().clone()
+    }
+
+    /// Waits until the log or a stored answer tells what became of a commit that was sent.
+    async fn outcome(&self, services: &Services, table: &TableId, commit: Commit) -> Result<Outcome> {
+        let outbox = self.of(table);
+        let clock = &services.ports.clock;
+        let deadline = clock.now().plus(QUEUED_WAIT);
+        let (answer, mut answered) = oneshot::channel();
+        let id = commit.id.clone();
+        let number = {
+            let mut asking = lock(&outbox.asking);
+            asking.next += 1;
+            let number = asking.next;
+            asking.commits.insert(number, (commit, answer));
+            number
+        };
+        let _place = Place {
+            outbox: &outbox,
+            number,
+        };
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let turn = tokio::select! {
+                biased;
+                outcome = &mut answered => return outcome.map_err(|_| unanswered(&id)),
+                turn = outbox.looking.lock() => turn,
+            };
+            outbox.look(services, table).await?;
+            if let Ok(outcome) = answered.try_recv() {
+                return Ok(outcome);
+            }
+            if clock.now() > deadline {
+                return Err(unanswered(&id));
+            }
+            clock.sleep(pause).await;
+            pause = (pause * 2).min(MAX_PAUSE);
+            drop(turn);
+        }
+    }
+
     /// Sends a commit, and returns when it is on the queue.
     async fn send(&self, services: &Services, table: &TableId, commit: Commit) -> Result<()> {
-        let outbox = lock(&self.tables).entry(table.clone()).or_default().clone();
+        let outbox = self.of(table);
         let (answer, mut answered) = oneshot::channel();
         lock(&outbox.waiting).push_back((commit, answer));
         loop {
@@ -151,6 +209,8 @@ impl Outbox {
                     return Err(Error::unavailable("whoever was sending the commit has ended"));
                 }
             }
+            // Others finish at about the same time.
+            services.ports.clock.sleep(GATHER).await;
             let batch: Vec<_> = {
                 let mut waiting = lock(&outbox.waiting);
                 let count = waiting.len().min(MAX_COMMITS_A_MESSAGE);
@@ -168,13 +228,43 @@ impl Outbox {
     }
 }
 
-/// What became of a commit, if the log or a stored answer tells.
-async fn outcome_of(services: &Services, table: &TableId, commit: &Commit) -> Result<Option<Outcome>> {
-    let state = services.states.state(table).await?;
-    if let Some(outcome) = outcome_in(&state, commit) {
-        return Ok(Some(outcome));
+fn unanswered(commit: &CommitId) -> Error {
+    Error::unavailable(format!("commit {commit} was queued and not answered"))
+}
+
+impl TableOutbox {
+    /// Answers all whose outcome is known by now.
+    async fn look(&self, services: &Services, table: &TableId) -> Result<()> {
+        let state = services.states.state(table).await?;
+        let unknown: Vec<(u64, CommitId)> = {
+            let mut asking = lock(&self.asking);
+            let known = asking
+                .commits
+                .extract_if(.., |_, (commit, _)| outcome_in(&state, commit).is_some());
+            for (_, (commit, answer)) in known {
+                if let Some(outcome) = outcome_in(&state, &commit) {
+                    let _ = answer.send(outcome);
+                }
+            }
+            let oldest = asking.commits.iter().take(ANSWERS_A_LOOK);
+            oldest
+                .map(|(number, (commit, _))| (*number, commit.id.clone()))
+                .collect()
+        };
+        for (number, commit) in unknown {
+            if let Some(outcome) = stored_answer(services, table, &commit).await?
+                && let Some((_, answer)) = lock(&self.asking).commits.remove(&number)
+            {
+                let _ = answer.send(outcome);
+            }
+        }
+        Ok(())
     }
-    let Some(item) = services.ports.items.get(&answer_key(table, &commit.id)).await? else {
+}
+
+/// What became of a commit where the log does not tell, if somebody has stored it.
+async fn stored_answer(services: &Services, table: &TableId, commit: &CommitId) -> Result<Option<Outcome>> {
+    let Some(item) = services.ports.items.get(&answer_key(table, commit)).await? else {
         return Ok(None);
     };
     let kind = match item.text("kind")? {
