@@ -51,13 +51,13 @@ pub(crate) struct Args {
 
     /// A file of properties to read instead of that object.
     #[arg(
-        long,
+        long = "properties",
         global = true,
         env = "DORMOUSE_PROPERTIES",
         value_name = "FILE",
         help_heading = "AWS"
     )]
-    pub(crate) properties: Option<PathBuf>,
+    pub(crate) properties_file: Option<PathBuf>,
 
     /// How reports are printed.
     #[arg(long, global = true, value_enum, default_value = "table")]
@@ -144,17 +144,17 @@ pub(crate) enum Command {
     /// at an age, as the properties have it.
     #[command(after_help = "Examples:\n  \
         dormouse worker ingest export-splitter export\n  \
-        dormouse --instance prod worker compaction --max-idle-seconds 120\n  \
-        dormouse --instance prod worker snapshots gc repair --once")]
+        dormouse worker compaction --max-idle-seconds 120 --instance prod\n  \
+        dormouse worker snapshots gc repair --once --instance prod")]
     Worker(WorkerArgs),
     /// Starts workers for the messages that wait, where there are too few. On AWS.
-    #[command(after_help = "Example:\n  dormouse --instance prod scale --dry-run")]
+    #[command(after_help = "Example:\n  dormouse scale --dry-run --instance prod")]
     Scale(ScaleArgs),
     /// Makes and checks the parts of an instance on AWS.
     #[command(subcommand)]
     Instance(InstanceCommand),
     /// Makes links to the files of an export, which need no credentials. On AWS.
-    #[command(after_help = "Example:\n  dormouse --instance prod links nightly-2026-11-20 --hours 12")]
+    #[command(after_help = "Example:\n  dormouse links nightly-2026-11-20 --hours 12 --instance prod")]
     Links(LinksArgs),
     /// Runs every worker and schedule in one process, until it is stopped.
     Serve,
@@ -493,10 +493,10 @@ pub(crate) struct ScaleArgs {
 pub(crate) enum InstanceCommand {
     /// Makes the buckets, tables and queues that are not there, for development and tests. In production the
     /// deployment makes them.
-    #[command(after_help = "Example:\n  dormouse --instance dev instance init")]
+    #[command(after_help = "Example:\n  dormouse instance init --instance dev")]
     Init,
     /// Checks that every part is there, can be reached and is set right, and says what to do. Changes nothing.
-    #[command(after_help = "Example:\n  dormouse --instance prod instance check\n\n\
+    #[command(after_help = "Example:\n  dormouse instance check --instance prod\n\n\
         Ends with exit code 2 when something is wrong.")]
     Check,
 }

@@ -204,7 +204,7 @@ pub(crate) async fn find(args: &Args) -> Result<Found> {
         args.config_bucket.clone(),
     );
     let buckets = Arc::new(S3Buckets::new(&location.clients, clock()?));
-    let settings = match &args.properties {
+    let settings = match &args.properties_file {
         Some(path) => read_settings(path, Missing::IsWrong)?,
         None => {
             let text = location.properties(&buckets).await?.unwrap_or_default();

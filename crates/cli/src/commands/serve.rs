@@ -21,7 +21,7 @@ use crate::{
     args::{WorkerArgs, WorkerKind},
     instance::Place,
     printer,
-    signals::stop_signal,
+    signals::StopSignals,
 };
 
 /// What `dormouse serve` runs.
@@ -145,14 +145,14 @@ async fn run(context: &Context, kinds: &[WorkerKind], limits: Limits) -> Result<
             }
         }
     }
+    let mut signals = StopSignals::listen()?;
     tracing::info!(
         instance = context.instance.name(),
         "working; SIGTERM or Ctrl-C stops"
     );
     let alone = workers.is_empty();
     let ended = tokio::select! {
-        signal = stop_signal() => {
-            signal?;
+        () = signals.next() => {
             printer::note("stopping: running jobs may finish; a second signal ends at once");
             lifetime.stop();
             Ok(())
@@ -172,8 +172,7 @@ async fn run(context: &Context, kinds: &[WorkerKind], limits: Limits) -> Result<
                 None => break,
                 ended => check(ended)?,
             },
-            signal = stop_signal() => {
-                signal?;
+            () = signals.next() => {
                 if lifetime.stopped().is_cancelled() {
                     return Ok(());
                 }
