@@ -6,7 +6,6 @@ import json
 import os
 import socket
 import subprocess
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,9 +86,6 @@ def emulators(logs: Path) -> Iterator[Services]:
 
 class AwsInstance(Instance):
     """As an embedded instance, but on AWS. Inputs are uploaded when a job names them."""
-
-    # Messages that were given back count as delivered.
-    counts_what_is_given_back = True
 
     def __init__(self, root: Path, services: Services, properties: dict[str, str]) -> None:
         self.services = services
@@ -200,8 +196,3 @@ class AwsInstance(Instance):
         server.pause()
         item = self.job_item(job)
         return bool(item) and item["status"] not in ("FINISHED", "FAILED", "REJECTED")
-
-    def wait_empty_queues(self, seconds: float = 300.0) -> None:
-        super().wait_empty_queues(seconds)
-        # A queue's counts are near, not exact.
-        time.sleep(0.1)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import duckdb
 
@@ -140,9 +140,6 @@ class Export:
 @dataclass
 class Instance:
     """An embedded instance in a directory of its own, with a directory for inputs beside it."""
-
-    # Whether a message that a worker gave back counts as delivered.
-    counts_what_is_given_back: ClassVar[bool] = False
 
     root: Path
     properties: dict[str, str] = field(default_factory=dict)

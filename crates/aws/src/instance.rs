@@ -190,7 +190,7 @@ pub fn task_launcher(location: &Location, settings: &InstanceSettings) -> Result
     let place = EcsPlace {
         cluster: cluster.to_owned(),
         subnets: settings.subnets(),
-        security_group: Some(settings.ecs_security_group().to_owned()).filter(|group| !group.is_empty()),
+        security_groups: settings.ecs_security_groups(),
         public_ip: settings.ecs_public_ip(),
     };
     Ok(EcsTaskLauncher::new(

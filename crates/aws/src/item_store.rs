@@ -53,8 +53,20 @@ pub struct DynamoItemStore {
     ids: Arc<dyn Ids>,
 }
 
+/// The call with the expression as its condition; the SDK has a type for each call.
+macro_rules! conditioned {
+    ($call:expr, $expression:expr) => {
+        $call
+            .set_condition_expression($expression.text)
+            .set_expression_attribute_names($expression.names)
+            .set_expression_attribute_values($expression.values)
+    };
+}
+
 /// How one attempt at a call ended, if not well.
 enum Failed {
+    /// The condition does not hold.
+    Refused,
     Again(Error, Effect),
     End(Error),
 }
@@ -64,6 +76,9 @@ impl Failed {
     where
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + std::fmt::Debug + 'static,
     {
+        if error.code() == Some("ConditionalCheckFailedException") {
+            return Self::Refused;
+        }
         match effect(&error) {
             Effect::Never => Self::End(from_sdk(doing, error)),
             effect => Self::Again(from_sdk(doing, error), effect),
@@ -88,6 +103,7 @@ impl Attempts<'_> {
     async fn next(&mut self, failed: Failed) -> Result<()> {
         self.made += 1;
         match failed {
+            Failed::Refused => return Err(Error::conflict("a condition does not hold")),
             Failed::End(error) => return Err(error),
             Failed::Again(error, _) if self.made == ATTEMPTS => return Err(error),
             Failed::Again(_, effect) => self.perhaps_done |= effect == Effect::Unknown,
@@ -152,46 +168,38 @@ impl DynamoItemStore {
         expression
     }
 
-    async fn put_one(&self, item: &Item, condition: &Write) -> Result<()> {
-        let attributes = to_attributes(item)?;
+    /// A put or a delete by itself.
+    async fn write_one(&self, write: &Write) -> Result<()> {
         let mut attempts = self.attempts();
         loop {
-            let expression = self.condition(condition);
-            let put = self
-                .client
-                .put_item()
-                .table_name(self.table(item.key.collection))
-                .set_item(Some(attributes.clone()))
-                .set_condition_expression(expression.text)
-                .set_expression_attribute_names(expression.names)
-                .set_expression_attribute_values(expression.values);
-            let failed = match put.send().await {
-                Ok(_) => return Ok(()),
-                Err(error) if is_refused(&error) => return Err(refused(condition, attempts.perhaps_done)),
-                Err(error) => Failed::of("writing an item", error),
+            let (table, expression) = (self.table(write.key().collection), self.condition(write));
+            let client = &self.client;
+            let done = match write {
+                Write::Put { item, .. } => {
+                    let put = client
+                        .put_item()
+                        .table_name(table)
+                        .set_item(Some(to_attributes(item)?));
+                    let sent = conditioned!(put, expression).send().await;
+                    sent.map(|_| ())
+                        .map_err(|error| Failed::of("writing an item", error))
+                }
+                Write::Delete { key, .. } => {
+                    let delete = client
+                        .delete_item()
+                        .table_name(table)
+                        .set_key(Some(key_attributes(key)));
+                    let sent = conditioned!(delete, expression).send().await;
+                    sent.map(|_| ())
+                        .map_err(|error| Failed::of("removing an item", error))
+                }
+                Write::Check { .. } => return Err(Error::internal("a check is no write by itself")),
             };
-            attempts.next(failed).await?;
-        }
-    }
-
-    async fn delete_one(&self, key: &ItemKey, condition: &Write) -> Result<()> {
-        let mut attempts = self.attempts();
-        loop {
-            let expression = self.condition(condition);
-            let delete = self
-                .client
-                .delete_item()
-                .table_name(self.table(key.collection))
-                .set_key(Some(key_attributes(key)))
-                .set_condition_expression(expression.text)
-                .set_expression_attribute_names(expression.names)
-                .set_expression_attribute_values(expression.values);
-            let failed = match delete.send().await {
-                Ok(_) => return Ok(()),
-                Err(error) if is_refused(&error) => return Err(refused(condition, attempts.perhaps_done)),
-                Err(error) => Failed::of("removing an item", error),
-            };
-            attempts.next(failed).await?;
+            match done {
+                Ok(()) => return Ok(()),
+                Err(Failed::Refused) => return Err(refused(write, attempts.perhaps_done)),
+                Err(failed) => attempts.next(failed).await?,
+            }
         }
     }
 
@@ -200,30 +208,28 @@ impl DynamoItemStore {
         let table = self.table(write.key().collection);
         let part = TransactWriteItem::builder();
         let built = match write {
-            Write::Put { item, .. } => Put::builder()
-                .table_name(table)
-                .set_item(Some(to_attributes(item)?))
-                .set_condition_expression(expression.text)
-                .set_expression_attribute_names(expression.names)
-                .set_expression_attribute_values(expression.values)
-                .build()
-                .map(|put| part.put(put)),
-            Write::Delete { key, .. } => Delete::builder()
-                .table_name(table)
-                .set_key(Some(key_attributes(key)))
-                .set_condition_expression(expression.text)
-                .set_expression_attribute_names(expression.names)
-                .set_expression_attribute_values(expression.values)
-                .build()
-                .map(|delete| part.delete(delete)),
-            Write::Check { key, .. } => ConditionCheck::builder()
-                .table_name(table)
-                .set_key(Some(key_attributes(key)))
-                .set_condition_expression(expression.text)
-                .set_expression_attribute_names(expression.names)
-                .set_expression_attribute_values(expression.values)
-                .build()
-                .map(|check| part.condition_check(check)),
+            Write::Put { item, .. } => {
+                let put = Put::builder()
+                    .table_name(table)
+                    .set_item(Some(to_attributes(item)?));
+                conditioned!(put, expression).build().map(|put| part.put(put))
+            }
+            Write::Delete { key, .. } => {
+                let delete = Delete::builder()
+                    .table_name(table)
+                    .set_key(Some(key_attributes(key)));
+                conditioned!(delete, expression)
+                    .build()
+                    .map(|delete| part.delete(delete))
+            }
+            Write::Check { key, .. } => {
+                let check = ConditionCheck::builder()
+                    .table_name(table)
+                    .set_key(Some(key_attributes(key)));
+                conditioned!(check, expression)
+                    .build()
+                    .map(|check| part.condition_check(check))
+            }
         };
         built
             .map(|part| part.build())
@@ -234,21 +240,8 @@ impl DynamoItemStore {
         let token = self.ids.uuid().to_string();
         let parts = writes
             .iter()
-            // A check of nothing asks for nothing, and DynamoDB wants it to ask for something.
-            .filter(|write| {
-                !matches!(
-                    write,
-                    Write::Check {
-                        condition: Condition::None,
-                        ..
-                    }
-                )
-            })
             .map(|write| self.part(write))
             .collect::<Result<Vec<_>>>()?;
-        if parts.is_empty() {
-            return Ok(());
-        }
         let mut attempts = self.attempts();
         loop {
             let sent = self
@@ -277,16 +270,8 @@ fn cancelled(writes: &[Write], error: SdkError<TransactWriteItemsError>) -> Fail
             .collect(),
         _ => return Failed::of(DOING, error),
     };
-    let asked = writes.iter().filter(|write| {
-        !matches!(
-            write,
-            Write::Check {
-                condition: Condition::None,
-                ..
-            }
-        )
-    });
-    let failed = asked
+    let failed = writes
+        .iter()
         .zip(&reasons)
         .find(|(_, code)| *code == "ConditionalCheckFailed");
     if let Some((write, _)) = failed {
@@ -300,10 +285,6 @@ fn cancelled(writes: &[Write], error: SdkError<TransactWriteItemsError>) -> Fail
         ),
         false => Failed::End(error),
     }
-}
-
-fn is_refused<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
-    error.code() == Some("ConditionalCheckFailedException")
 }
 
 fn refused(write: &Write, perhaps_done: bool) -> Error {
@@ -458,10 +439,14 @@ impl ItemStore for DynamoItemStore {
 
     async fn transact(&self, writes: Vec<Write>) -> Result<()> {
         check_writes(&writes)?;
+        // DynamoDB takes no check that asks for nothing.
+        let asks = |write: &Write| {
+            !matches!(write, Write::Check { .. }) || !matches!(write.condition(), Condition::None)
+        };
+        let writes: Vec<Write> = writes.into_iter().filter(asks).collect();
         match writes.as_slice() {
             [] => Ok(()),
-            [write @ Write::Put { item, .. }] => self.put_one(item, write).await,
-            [write @ Write::Delete { key, .. }] => self.delete_one(key, write).await,
+            [write @ (Write::Put { .. } | Write::Delete { .. })] => self.write_one(write).await,
             writes => self.transact_all(writes).await,
         }
     }

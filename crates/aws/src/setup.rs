@@ -6,7 +6,12 @@ mod tables;
 
 use std::collections::BTreeMap;
 
-use dormouse_core::{Result, config::InstanceSettings, ids::BucketName, ports::QueueName};
+use dormouse_core::{
+    Result,
+    config::InstanceSettings,
+    ids::BucketName,
+    ports::{Bucket, Buckets, QueueName},
+};
 use object_store::{ObjectStore, path::Path};
 use serde::Serialize;
 
@@ -139,7 +144,7 @@ async fn write_properties(
     buckets: &S3Buckets,
 ) -> Result<Part> {
     let mut values: BTreeMap<&str, String> = settings
-        .set()
+        .given()
         .map(|(key, value)| (key, value.to_owned()))
         .collect();
     for (key, part) in [
@@ -159,8 +164,7 @@ async fn write_properties(
         .chain(lines)
         .collect();
     let bucket = location.bucket(BucketPart::Config, settings).await?;
-    let store =
-        dormouse_core::ports::Buckets::open(buckets, &dormouse_core::ports::Bucket::Named(bucket.clone()))?;
+    let store = buckets.open(&Bucket::Named(bucket.clone()))?;
     let path = Path::from(crate::instance::PROPERTIES_OBJECT);
     let create = object_store::PutOptions::from(object_store::PutMode::Create);
     let made = match store.put_opts(&path, text.into_bytes().into(), create).await {

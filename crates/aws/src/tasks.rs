@@ -22,8 +22,8 @@ pub struct EcsPlace {
     pub cluster: String,
     /// The subnets; none for tasks on the network of their host.
     pub subnets: Vec<String>,
-    /// The security group, if they have one.
-    pub security_group: Option<String>,
+    /// The security groups; none for the VPC's own.
+    pub security_groups: Vec<String>,
     /// Whether tasks have public addresses, which they need in subnets without a NAT gateway.
     pub public_ip: bool,
 }
@@ -56,7 +56,7 @@ impl EcsTaskLauncher {
         };
         let vpc = AwsVpcConfiguration::builder()
             .set_subnets(Some(self.place.subnets.clone()))
-            .set_security_groups(self.place.security_group.clone().map(|group| vec![group]))
+            .set_security_groups(Some(self.place.security_groups.clone()).filter(|groups| !groups.is_empty()))
             .assign_public_ip(public)
             .build()
             .map_err(|error| Error::internal("a network configuration cannot be built").with_source(error))?;

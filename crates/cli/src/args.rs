@@ -39,7 +39,7 @@ pub(crate) struct Args {
     )]
     pub(crate) instance: Option<String>,
 
-    /// The bucket that holds instance.properties, instead of dormouse-<ID>-config-<ACCOUNT>.
+    /// The bucket that holds instance.properties, instead of dormouse-ID-config-ACCOUNT.
     #[arg(
         long,
         global = true,

@@ -13,6 +13,7 @@
 //! | [`tables`], [`tracker`], [`config`] | the index of tables, what became of jobs, properties |
 //! | [`plan`] | planners: pure functions from a state to what should be done |
 //! | [`message`] | message bodies as users and workers send them |
+//! | [`gather`] | many things sent by few calls |
 //! | [`collections`] | the one list of stored items and their keys |
 //! | `testing` (feature) | in-memory adapters, seeded clock and ids, and a conformance suite per port |
 
@@ -22,6 +23,7 @@ pub mod collections;
 pub mod config;
 pub mod error;
 pub mod file;
+pub mod gather;
 pub mod ids;
 pub mod key;
 pub mod message;

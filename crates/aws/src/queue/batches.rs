@@ -1,24 +1,20 @@
 //! Acknowledging many messages by few calls.
 
-use std::collections::VecDeque;
-
-use aws_sdk_sqs::{Client, types::DeleteMessageBatchRequestEntry};
-use dormouse_core::{Error, ErrorKind, Result};
-use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use aws_sdk_sqs::{
+    Client,
+    types::{BatchResultErrorEntry, DeleteMessageBatchRequestEntry},
+};
+use dormouse_core::{Error, ErrorKind, Result, gather::Gather};
 
 use super::{BATCH, STALE};
 use crate::error::{from_sdk, is_turned_away};
 
-type Answer = oneshot::Sender<Result<(), (ErrorKind, String)>>;
-
-/// Sends acknowledgements. Those that gather while a call is under way go together with the next.
+/// Removes messages that were handled.
 #[derive(Debug)]
 pub(super) struct Acknowledgements {
     client: Client,
     url: String,
-    waiting: Mutex<VecDeque<(String, Answer)>>,
-    sending: tokio::sync::Mutex<()>,
+    receipts: Gather<String, ()>,
 }
 
 impl Acknowledgements {
@@ -26,8 +22,7 @@ impl Acknowledgements {
         Self {
             client,
             url,
-            waiting: Mutex::default(),
-            sending: tokio::sync::Mutex::const_new(()),
+            receipts: Gather::default(),
         }
     }
 
@@ -36,30 +31,12 @@ impl Acknowledgements {
     /// # Errors
     /// `Unavailable` when the service does not answer.
     pub(super) async fn acknowledge(&self, receipt: &str) -> Result<()> {
-        let (answer, mut answered) = oneshot::channel();
-        self.waiting.lock().push_back((receipt.to_owned(), answer));
-        loop {
-            // Whoever holds the lock sends for all that wait, perhaps for this one too.
-            let turn = self.sending.lock().await;
-            match answered.try_recv() {
-                Ok(outcome) => return outcome.map_err(|(kind, text)| Error::new(kind, text)),
-                Err(oneshot::error::TryRecvError::Empty) => {}
-                Err(oneshot::error::TryRecvError::Closed) => {
-                    return Err(Error::unavailable("an acknowledgement was given up half-way"));
-                }
-            }
-            let batch: Vec<_> = {
-                let mut waiting = self.waiting.lock();
-                let count = waiting.len().min(BATCH);
-                waiting.drain(..count).collect()
-            };
-            self.send(batch).await;
-            drop(turn);
-        }
+        let call = |receipts| self.delete(receipts);
+        self.receipts.send(receipt.to_owned(), BATCH, call).await
     }
 
-    async fn send(&self, batch: Vec<(String, Answer)>) {
-        let entries = batch.iter().enumerate().filter_map(|(place, (receipt, _))| {
+    async fn delete(&self, receipts: Vec<String>) -> Vec<Result<()>> {
+        let entries = receipts.iter().enumerate().filter_map(|(place, receipt)| {
             DeleteMessageBatchRequestEntry::builder()
                 .id(place.to_string())
                 .receipt_handle(receipt)
@@ -74,31 +51,27 @@ impl Acknowledgements {
             .send()
             .await
             .map_err(|error| from_sdk("acknowledging messages", error));
-        for (place, (_, answer)) in batch.into_iter().enumerate() {
-            let outcome = match &sent {
-                Err(error) => Err((error.kind(), error.report())),
-                Ok(sent) => {
-                    let id = place.to_string();
-                    match sent.failed.iter().find(|failed| failed.id == id) {
-                        None => Ok(()),
-                        Some(failed) if STALE.contains(&failed.code.as_str()) => Ok(()),
-                        Some(failed) => {
-                            let kind = if failed.sender_fault && !is_turned_away(&failed.code) {
-                                ErrorKind::Internal
-                            } else {
-                                ErrorKind::Unavailable
-                            };
-                            let told = failed.message.as_deref().unwrap_or_default();
-                            Err((
-                                kind,
-                                format!("acknowledging a message failed ({}: {told})", failed.code),
-                            ))
-                        }
-                    }
-                }
-            };
-            // Whoever asked may be gone.
-            let _ = answer.send(outcome);
-        }
+        let outcome = |place: usize| match &sent {
+            Err(error) => Err(Error::new(error.kind(), error.report())),
+            Ok(sent) => sent
+                .failed
+                .iter()
+                .find(|failed| failed.id == place.to_string())
+                .map_or(Ok(()), not_deleted),
+        };
+        (0..receipts.len()).map(outcome).collect()
     }
+}
+
+fn not_deleted(failed: &BatchResultErrorEntry) -> Result<()> {
+    if STALE.contains(&failed.code.as_str()) {
+        return Ok(());
+    }
+    let kind = match failed.sender_fault && !is_turned_away(&failed.code) {
+        true => ErrorKind::Internal,
+        false => ErrorKind::Unavailable,
+    };
+    let told = failed.message.as_deref().unwrap_or_default();
+    let text = format!("acknowledging a message failed ({}: {told})", failed.code);
+    Err(Error::new(kind, text))
 }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use aws_config::{BehaviorVersion, Region, retry::RetryConfig};
+use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig};
 use aws_credential_types::Credentials;
 use dormouse_aws::{Clients, Location, Names, objects::S3Buckets};
 use dormouse_core::{
@@ -99,9 +99,9 @@ impl Emulators {
         self.clients_at(&self.url(), &self.dynamodb_url())
     }
 
-    /// Clients of services that are behind others.
-    pub(crate) fn clients_at(&self, url: &str, dynamodb_url: &str) -> Clients {
-        let config = aws_config::SdkConfig::builder()
+    /// The configuration of clients of services at this URL.
+    pub(crate) fn config(url: &str) -> SdkConfig {
+        SdkConfig::builder()
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new("us-east-1"))
             .endpoint_url(url)
@@ -110,8 +110,12 @@ impl Emulators {
             ))
             .http_client(aws_smithy_http_client::Builder::new().build_http())
             .retry_config(RetryConfig::standard())
-            .build();
-        let clients = Clients::from_config(config).expect("clients");
+            .build()
+    }
+
+    /// Clients of services that are behind others.
+    pub(crate) fn clients_at(&self, url: &str, dynamodb_url: &str) -> Clients {
+        let clients = Clients::from_config(Self::config(url)).expect("clients");
         clients.with_dynamodb_endpoint(dynamodb_url)
     }
 

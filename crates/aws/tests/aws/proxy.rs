@@ -1,12 +1,6 @@
 //! A proxy between clients and an emulator, which does to some requests what networks and services do.
 
-use std::{
-    collections::VecDeque,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio::{
@@ -30,7 +24,6 @@ pub(crate) struct Proxy {
     port: u16,
     faults: Arc<Mutex<VecDeque<(String, Fault)>>>,
     seen: Arc<Mutex<Vec<String>>>,
-    requests: Arc<AtomicU64>,
 }
 
 impl Proxy {
@@ -43,15 +36,14 @@ impl Proxy {
             port: listener.local_addr().expect("an address").port(),
             faults: Arc::default(),
             seen: Arc::default(),
-            requests: Arc::default(),
         };
-        let (faults, seen, requests) = (proxy.faults.clone(), proxy.seen.clone(), proxy.requests.clone());
+        let (faults, seen) = (proxy.faults.clone(), proxy.seen.clone());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let (faults, seen, requests) = (faults.clone(), seen.clone(), requests.clone());
+                let (faults, seen) = (faults.clone(), seen.clone());
                 let upstream = upstream.clone();
                 tokio::spawn(async move {
-                    let _ = Box::pin(carry(client, &upstream, &faults, &seen, &requests)).await;
+                    let _ = Box::pin(carry(client, &upstream, &faults, &seen)).await;
                 });
             }
         });
@@ -87,10 +79,8 @@ async fn carry(
     upstream: &str,
     faults: &Mutex<VecDeque<(String, Fault)>>,
     seen: &Mutex<Vec<String>>,
-    requests: &AtomicU64,
 ) -> std::io::Result<()> {
     let request = read_request(&mut client).await?;
-    requests.fetch_add(1, Ordering::Relaxed);
     let text = String::from_utf8_lossy(&request).into_owned();
     let fault = {
         let mut faults = faults.lock();

@@ -1,10 +1,7 @@
 //! Making and checking an instance's parts.
 
 use dormouse_aws::setup::{self, Check};
-use dormouse_core::{
-    config::InstanceSettings,
-    ports::{Clock, SystemClock},
-};
+use dormouse_core::config::InstanceSettings;
 
 use crate::emulators::{Emulators, settings};
 
@@ -50,7 +47,6 @@ async fn an_instance_is_made_once_and_found_sound() {
             .queue(dormouse_core::ports::QueueName::Ingest, &read)
             .contains("://")
     );
-    SystemClock.sleep(std::time::Duration::ZERO).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,16 +9,7 @@ use crate::emulators::{Emulators, settings};
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tasks_of_a_queue_are_started_and_counted() {
     let emulators = Emulators::start().await;
-    let config = aws_config::SdkConfig::builder()
-        .behavior_version(aws_config::BehaviorVersion::latest())
-        .region(aws_config::Region::new("us-east-1"))
-        .endpoint_url(emulators.url())
-        .credentials_provider(aws_credential_types::provider::SharedCredentialsProvider::new(
-            aws_credential_types::Credentials::new("test", "test", None, None, "tests"),
-        ))
-        .http_client(aws_smithy_http_client::Builder::new().build_http())
-        .build();
-    let ecs = aws_sdk_ecs::Client::new(&config);
+    let ecs = aws_sdk_ecs::Client::new(&Emulators::config(&emulators.url()));
     ecs.create_cluster()
         .cluster_name("workers")
         .send()

@@ -42,6 +42,9 @@ const EVERYTHING: &[WorkerKind] = &[
 /// How often it is looked whether a process has been idle for long enough.
 const IDLE_CHECK: Duration = Duration::from_millis(200);
 
+/// How often `--once` looks at a queue that counts messages and shows none.
+const LOOKS: u32 = 5;
+
 enum Task {
     Worker(Arc<dyn Handler>),
     Schedule(Schedule),
@@ -113,10 +116,13 @@ async fn once(context: &Context, kinds: &[WorkerKind]) -> Result<()> {
     for kind in kinds {
         match Task::new(*kind, services) {
             Task::Worker(handler) => {
-                // A queue of many servers may show nothing at a first look.
-                let mut handled = worker::run_once(services, &*handler).await?;
-                while services.queue(handler.queue())?.depth().await?.visible > 0 {
+                let mut handled = 0;
+                // SQS may show nothing of few messages at a first look.
+                for _ in 0..LOOKS {
                     handled += worker::run_once(services, &*handler).await?;
+                    if services.queue(handler.queue())?.depth().await?.visible == 0 {
+                        break;
+                    }
                 }
                 tracing::info!(?kind, handled, "no more messages");
             }

@@ -142,8 +142,8 @@ properties! {
     SUBNETS = "subnets", Instance, Kind::Text, "",
         "The subnets of workers that `dormouse scale` starts, separated by commas; none for tasks that use the \
          network of their host.";
-    ECS_SECURITY_GROUP = "ecs.security.group", Instance, Kind::Text, "",
-        "The security group of workers that `dormouse scale` starts.";
+    ECS_SECURITY_GROUPS = "ecs.security.groups", Instance, Kind::Text, "",
+        "The security groups of workers that `dormouse scale` starts, separated by commas.";
     ECS_PUBLIC_IP = "ecs.public.ip", Instance, Kind::Flag, "true",
         "Whether those workers have public addresses, which they need in subnets without a NAT gateway.";
     TASK_MESSAGES = "task.messages", Instance, Kind::Count, "4",

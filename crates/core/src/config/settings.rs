@@ -151,6 +151,16 @@ fn text<'a>(values: &'a BTreeMap<String, String>, property: &Property) -> &'a st
     value(values, property)
 }
 
+/// What commas separate.
+fn list(values: &BTreeMap<String, String>, property: &Property) -> Vec<String> {
+    value(values, property)
+        .split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
 fn flag(values: &BTreeMap<String, String>, property: &Property) -> bool {
     value(values, property) == "true"
 }
@@ -242,8 +252,8 @@ impl InstanceSettings {
         })
     }
 
-    /// What was set, by key without its prefix.
-    pub fn set(&self) -> impl Iterator<Item = (&str, &str)> {
+    /// The properties that are not left to their defaults, by key without its prefix.
+    pub fn given(&self) -> impl Iterator<Item = (&str, &str)> {
         self.values
             .iter()
             .map(|(key, value)| (key.as_str(), value.as_str()))
@@ -296,8 +306,6 @@ impl InstanceSettings {
         metrics_namespace: text(METRICS_NAMESPACE) -> &str;
         /// The ECS cluster that workers are started in; empty for none.
         ecs_cluster: text(ECS_CLUSTER) -> &str;
-        /// The security group of workers that are started; empty for none.
-        ecs_security_group: text(ECS_SECURITY_GROUP) -> &str;
         /// Whether workers that are started have public addresses.
         ecs_public_ip: flag(ECS_PUBLIC_IP) -> bool;
         /// How long the inputs of a compaction are kept from others.
@@ -347,11 +355,12 @@ impl InstanceSettings {
 
     /// The subnets of workers that are started.
     pub fn subnets(&self) -> Vec<String> {
-        let subnets = text(&self.values, &keys::SUBNETS).split(',').map(str::trim);
-        subnets
-            .filter(|subnet| !subnet.is_empty())
-            .map(str::to_owned)
-            .collect()
+        list(&self.values, &keys::SUBNETS)
+    }
+
+    /// The security groups of workers that are started.
+    pub fn ecs_security_groups(&self) -> Vec<String> {
+        list(&self.values, &keys::ECS_SECURITY_GROUPS)
     }
 
     /// How often a message is delivered; at least once.
@@ -388,12 +397,8 @@ impl InstanceSettings {
 
     /// Directories below which `file://` inputs may be read.
     pub fn ingest_directories(&self) -> Vec<PathBuf> {
-        let text = value(&self.values, &keys::INGEST_DIRECTORIES);
-        text.split(',')
-            .map(str::trim)
-            .filter(|path| !path.is_empty())
-            .map(PathBuf::from)
-            .collect()
+        let directories = list(&self.values, &keys::INGEST_DIRECTORIES);
+        directories.into_iter().map(PathBuf::from).collect()
     }
 }
 

@@ -1,9 +1,11 @@
 //! When workers end.
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use dormouse_core::time::Timestamp;
-use std::sync::{Mutex, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 /// When the workers of a process end, and how busy they are.
