@@ -13,6 +13,7 @@ use dormouse_core::{
     message::CommitMessage,
     ports::{Message, QueueName, create_object, queue::MAX_BODY_BYTES},
     state::{Commit, CommitId, Outcome, TableState},
+    time::Timestamp,
 };
 use object_store::path::Path;
 use tokio::sync::oneshot;
@@ -27,8 +28,10 @@ const QUEUED_WAIT: Duration = Duration::from_secs(15 * 60);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const MAX_PAUSE: Duration = Duration::from_millis(500);
 
-/// For how many commits that the log does not tell of one look asks for a stored answer.
+/// For how many commits that the log does not tell of one look asks for a stored answer, and how long after they were
+/// sent: of nearly all, the log tells sooner.
 const ANSWERS_A_LOOK: usize = 8;
+const ANSWER_AFTER: Duration = Duration::from_millis(500);
 
 /// The most commits that one message holds.
 const MAX_COMMITS_A_MESSAGE: usize = 250;
@@ -60,7 +63,14 @@ struct Asking {
     next: u64,
     /// From which one on stored answers are asked for next.
     from: u64,
-    commits: BTreeMap<u64, (Commit, oneshot::Sender<Outcome>)>,
+    commits: BTreeMap<u64, Asked>,
+}
+
+#[derive(Debug)]
+struct Asked {
+    commit: Commit,
+    at: Timestamp,
+    answer: oneshot::Sender<Outcome>,
 }
 
 /// A place among those who wait; given up when it is dropped.
@@ -100,14 +110,15 @@ impl TableOutbox {
         commit: Commit,
     ) -> Result<Outcome> {
         let clock = &services.ports.clock;
-        let deadline = clock.now().plus(QUEUED_WAIT);
+        let at = clock.now();
+        let deadline = at.plus(QUEUED_WAIT);
         let (answer, mut answered) = oneshot::channel();
         let id = commit.id.clone();
         let number = {
             let mut asking = lock(&self.asking);
             asking.next += 1;
             let number = asking.next;
-            asking.commits.insert(number, (commit, answer));
+            asking.commits.insert(number, Asked { commit, at, answer });
             number
         };
         let _place = Place { outbox: self, number };
@@ -138,13 +149,13 @@ impl TableOutbox {
         let unknown = {
             let mut asking = lock(&self.asking);
             asking.answer_by(&state);
-            asking.next_unknown()
+            asking.next_unknown(services.ports.clock.now())
         };
         for (number, commit) in unknown {
             if let Some(outcome) = stored_answer(services, table, &commit).await?
-                && let Some((_, answer)) = lock(&self.asking).commits.remove(&number)
+                && let Some(asked) = lock(&self.asking).commits.remove(&number)
             {
-                let _ = answer.send(outcome);
+                let _ = asked.answer.send(outcome);
             }
         }
         Ok(())
@@ -155,23 +166,24 @@ impl Asking {
     fn answer_by(&mut self, state: &TableState) {
         let known = self
             .commits
-            .extract_if(.., |_, (commit, _)| outcome_in(state, commit).is_some());
-        for (_, (commit, answer)) in known {
-            if let Some(outcome) = outcome_in(state, &commit) {
+            .extract_if(.., |_, asked| outcome_in(state, &asked.commit).is_some());
+        for (_, asked) in known {
+            if let Some(outcome) = outcome_in(state, &asked.commit) {
                 // Whoever asked may be gone.
-                let _ = answer.send(outcome);
+                let _ = asked.answer.send(outcome);
             }
         }
     }
 
-    fn next_unknown(&mut self) -> Vec<(u64, CommitId)> {
+    fn next_unknown(&mut self, now: Timestamp) -> Vec<(u64, CommitId)> {
         let in_turn = self
             .commits
             .range(self.from..)
             .chain(self.commits.range(..self.from));
         let some: Vec<_> = in_turn
+            .filter(|(_, asked)| asked.at.plus(ANSWER_AFTER) <= now)
             .take(ANSWERS_A_LOOK)
-            .map(|(number, (commit, _))| (*number, commit.id.clone()))
+            .map(|(number, asked)| (*number, asked.commit.id.clone()))
             .collect();
         self.from = some.last().map_or(0, |(number, _)| number + 1);
         some
