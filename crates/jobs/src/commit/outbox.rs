@@ -28,8 +28,8 @@ const QUEUED_WAIT: Duration = Duration::from_secs(15 * 60);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const MAX_PAUSE: Duration = Duration::from_millis(500);
 
-/// For how many commits that the log does not tell of one look asks for a stored answer, and how long after they were
-/// sent: of nearly all, the log tells sooner.
+/// For how many commits that the log does not tell of one look asks for a stored answer, how long after they were
+/// sent, and how long after others were asked for in vain: of nearly all commits the log tells.
 const ANSWERS_A_LOOK: usize = 8;
 const ANSWER_AFTER: Duration = Duration::from_millis(500);
 
@@ -61,8 +61,9 @@ pub(super) struct TableOutbox {
 #[derive(Debug, Default)]
 struct Asking {
     next: u64,
-    /// From which one on stored answers are asked for next.
+    /// From which one on stored answers are asked for next, and not before when.
     from: u64,
+    not_before: Timestamp,
     commits: BTreeMap<u64, Asked>,
 }
 
@@ -152,10 +153,13 @@ impl TableOutbox {
             asking.next_unknown(services.ports.clock.now())
         };
         for (number, commit) in unknown {
-            if let Some(outcome) = stored_answer(services, table, &commit).await?
-                && let Some(asked) = lock(&self.asking).commits.remove(&number)
-            {
-                let _ = asked.answer.send(outcome);
+            if let Some(outcome) = stored_answer(services, table, &commit).await? {
+                let mut asking = lock(&self.asking);
+                // Where there is one, there are others.
+                asking.not_before = Timestamp::default();
+                if let Some(asked) = asking.commits.remove(&number) {
+                    let _ = asked.answer.send(outcome);
+                }
             }
         }
         Ok(())
@@ -176,6 +180,9 @@ impl Asking {
     }
 
     fn next_unknown(&mut self, now: Timestamp) -> Vec<(u64, CommitId)> {
+        if now < self.not_before {
+            return Vec::new();
+        }
         let in_turn = self
             .commits
             .range(self.from..)
@@ -186,6 +193,7 @@ impl Asking {
             .map(|(number, asked)| (*number, asked.commit.id.clone()))
             .collect();
         self.from = some.last().map_or(0, |(number, _)| number + 1);
+        self.not_before = now.plus(ANSWER_AFTER);
         some
     }
 }
