@@ -111,6 +111,23 @@ pub(crate) enum Command {
         dormouse export events --wait\n  \
         dormouse export events --id nightly-2026-11-20 --as-of 2026-11-20T00:00:00Z")]
     Export(ExportArgs),
+    /// Asks a SQL query of tables as they are now, or were.
+    #[command(after_help = "Examples:\n  \
+        dormouse query 'SELECT count(*) FROM events'\n  \
+        dormouse query 'SELECT key, max(seen) FROM events GROUP BY key' --output csv > newest.csv\n  \
+        dormouse query 'SELECT * FROM events WHERE key = $key' --param key=alice --as-of 2026-11-20T09:30:00Z\n  \
+        dormouse query 'EXPLAIN SELECT * FROM events WHERE key = 5'\n\n\
+        Names are written as tables and columns have them; those with other characters than letters, digits and _\n\
+        in \"quotes\".")]
+    Query(QueryArgs),
+    /// Finds rows by their keys.
+    #[command(after_help = "Examples:\n  \
+        dormouse get events alice\n  \
+        dormouse get events '[\"alice\", 5]' '[\"bob\", 7]'\n  \
+        dormouse get events --range a b\n\n\
+        A key is text for a single column, or a JSON array of values; fewer values than the row key has columns mean\n\
+        all keys that begin with them.")]
+    Get(GetArgs),
     /// Merges files of a table's leaves now, as its compaction strategy has it.
     #[command(after_help = "Examples:\n  \
         dormouse compact events --wait\n  \
@@ -320,6 +337,66 @@ pub(crate) struct ExportArgs {
     pub(crate) as_of: Option<String>,
     #[command(flatten)]
     pub(crate) wait: WaitArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum QueryOutput {
+    /// For people; up to 10,000 rows.
+    Table,
+    /// With a header.
+    Csv,
+    /// An array of objects.
+    Json,
+    /// An object a line.
+    Ndjson,
+    /// An Arrow IPC stream.
+    Arrow,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct QueryArgs {
+    /// One SELECT, with or without WITH, or an EXPLAIN of one; - reads it from standard input.
+    #[arg(required_unless_present = "file", conflicts_with = "file")]
+    pub(crate) sql: Option<String>,
+    /// A file that holds the query.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// What stands for $NAME in the query: a number, true, false, null, or else text.
+    #[arg(long = "param", value_name = "NAME=VALUE")]
+    pub(crate) parameters: Vec<String>,
+    /// The tables as they were: a transaction number or a time such as 2026-11-20T09:30:00Z.
+    #[arg(long, value_name = "STATE")]
+    pub(crate) as_of: Option<String>,
+    /// The most rows to print.
+    #[arg(long, value_name = "ROWS")]
+    pub(crate) limit: Option<u64>,
+    /// How rows are printed; as --format has it without.
+    #[arg(long, value_enum)]
+    pub(crate) output: Option<QueryOutput>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct GetArgs {
+    pub(crate) table: TableName,
+    /// The keys.
+    #[arg(
+        required_unless_present = "range",
+        conflicts_with = "range",
+        value_name = "KEY"
+    )]
+    pub(crate) keys: Vec<String>,
+    /// All keys from one on, up to another and without it.
+    #[arg(long, num_args = 2, value_names = ["FROM", "TO"])]
+    pub(crate) range: Vec<String>,
+    /// The table as it was: a transaction number or a time such as 2026-11-20T09:30:00Z.
+    #[arg(long, value_name = "STATE")]
+    pub(crate) as_of: Option<String>,
+    /// The most rows to print.
+    #[arg(long, value_name = "ROWS")]
+    pub(crate) limit: Option<u64>,
+    /// How rows are printed; as --format has it without.
+    #[arg(long, value_enum)]
+    pub(crate) output: Option<QueryOutput>,
 }
 
 #[derive(Debug, ClapArgs)]

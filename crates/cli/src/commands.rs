@@ -14,6 +14,7 @@ mod links;
 mod partitions;
 mod properties;
 mod purge;
+mod query;
 mod queue;
 mod scale;
 mod serve;
@@ -65,6 +66,8 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         Command::Files(args) => files::run(&context, &args).await?,
         Command::Ingest(args) => return ingest::run(&context, args).await,
         Command::Export(args) => return export::run(&context, args).await,
+        Command::Query(args) => Box::pin(query::query(&context, &args)).await?,
+        Command::Get(args) => Box::pin(query::get(&context, &args)).await?,
         Command::Status(args) => status::run(&context, &args).await?,
         Command::Split(args) => split::run(&context, &args).await?,
         Command::Compact(args) => return compact::run(&context, &args).await,

@@ -13,7 +13,7 @@ use dormouse_core::{
     ids::BucketName,
     ports::{Ids, QueueName, QueueSettings, SystemIds},
 };
-use dormouse_engine::{EngineOptions, ParquetRowEngine};
+use dormouse_engine::{EngineOptions, ParquetRowEngine, SqlEngine};
 use dormouse_jobs::{Ports, Services};
 use dormouse_local::LocalDirectory;
 use tempfile::TempDir;
@@ -24,6 +24,7 @@ use crate::{args::Args, clock::clock, metrics::EmfMetrics};
 pub(crate) struct Instance {
     pub(crate) services: Services,
     pub(crate) engine: Arc<ParquetRowEngine>,
+    pub(crate) queries: Arc<SqlEngine>,
     pub(crate) place: Place,
 }
 
@@ -70,7 +71,7 @@ impl Instance {
             visibility: settings.queue_visibility(),
             max_attempts: settings.queue_max_attempts(),
         };
-        let engine = engine(&settings, directory.spill(), &ids);
+        let (engine, queries) = engines(&settings, directory.spill(), &ids);
         let ports = Ports {
             items: directory.item_store(),
             queues: QueueName::ALL
@@ -89,6 +90,7 @@ impl Instance {
         Ok(Self {
             services: Services::new(ports, settings)?,
             engine,
+            queries,
             place: Place::Directory(directory),
         })
     }
@@ -106,7 +108,7 @@ impl Instance {
             .prefix("dormouse-spill-")
             .tempdir()
             .map_err(|error| Error::unavailable("cannot make a directory to spill to").with_source(error))?;
-        let engine = engine(&settings, spill.path().to_owned(), &ids);
+        let (engine, queries) = engines(&settings, spill.path().to_owned(), &ids);
         let ports = Ports {
             queues: opened.queues().collect(),
             items: opened.items,
@@ -136,6 +138,7 @@ impl Instance {
         Ok(Self {
             services,
             engine,
+            queries,
             place: Place::Aws(Box::new(place)),
         })
     }
@@ -222,11 +225,14 @@ fn no_instance() -> Error {
     Error::invalid("this command is for instances on AWS; name one with --instance")
 }
 
-fn engine(
+/// How many bytes of footers of files a process keeps for its queries.
+const FOOTER_BYTES: usize = 256 << 20;
+
+fn engines(
     settings: &InstanceSettings,
     spill_directory: PathBuf,
     ids: &Arc<dyn Ids>,
-) -> Arc<ParquetRowEngine> {
+) -> (Arc<ParquetRowEngine>, Arc<SqlEngine>) {
     let mut options = EngineOptions {
         memory_bytes: settings.memory_bytes(),
         spill_directory,
@@ -235,7 +241,8 @@ fn engine(
     if let Some(threads) = settings.threads().and_then(NonZeroUsize::new) {
         options.threads = threads;
     }
-    Arc::new(ParquetRowEngine::new(options, ids.clone()))
+    let queries = Arc::new(SqlEngine::new(&options, FOOTER_BYTES, &**ids));
+    (Arc::new(ParquetRowEngine::new(options, ids.clone())), queries)
 }
 
 /// What a file of properties means that is not there.

@@ -5,6 +5,7 @@
 //! | [`args`] | every command and option |
 //! | [`clock`] | the clock of this process |
 //! | [`instance`] | wires the adapters of an instance |
+//! | [`key_text`] | row keys as people write them |
 //! | [`metrics`] | measurements for CloudWatch |
 //! | [`printer`] | reports as tables or JSON; data on standard output, the rest on standard error |
 //! | [`signals`] | being asked to stop |
@@ -17,6 +18,7 @@ mod args;
 mod clock;
 mod commands;
 mod instance;
+mod key_text;
 mod metrics;
 mod printer;
 mod signals;

@@ -44,6 +44,11 @@ impl Printer {
         Self { format }
     }
 
+    /// The format.
+    pub(crate) fn format(self) -> Format {
+        self.format
+    }
+
     /// Prints one value: as JSON, or as the text that `text` makes of it.
     pub(crate) fn value<T: Serialize>(self, value: &T, text: impl FnOnce(&T) -> String) -> Result<()> {
         match self.format {
@@ -89,6 +94,29 @@ pub(crate) fn table(columns: &[Column], rows: impl IntoIterator<Item = Vec<Strin
     }
     let lines: Vec<_> = table.lines().map(|line| line.trim_end().to_owned()).collect();
     lines.join("\n")
+}
+
+/// Rows of a query as a table, each column with its name and whether it holds numbers.
+pub(crate) fn rows<'a>(
+    columns: impl Iterator<Item = (&'a str, bool)>,
+    rows: impl IntoIterator<Item = Vec<Option<String>>>,
+) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    let (names, numbers): (Vec<_>, Vec<_>) = columns.unzip();
+    table.set_header(names);
+    for row in rows {
+        table.add_row(row.into_iter().map(Option::unwrap_or_default));
+    }
+    for (i, _) in numbers.iter().enumerate().filter(|(_, is_number)| **is_number) {
+        if let Some(column) = table.column_mut(i) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+        .lines()
+        .map(|line| format!("{}\n", line.trim_end()))
+        .collect()
 }
 
 /// `pairs` as lines with the names aligned.

@@ -29,12 +29,19 @@ impl<T, A> Default for Gather<T, A> {
 
 impl<T, A> Gather<T, A> {
     /// Sends a thing, with at most `max` in a call, and returns what `call` answered for it. The call answers for
-    /// each in order.
+    /// each in order. It is made when `ready` is; what comes until then goes with it, and it is given what that answers.
     ///
     /// # Errors
     /// What `call` answered; `Unavailable` when whoever was sending it was dropped, or there was no answer for it.
-    pub async fn send<F>(&self, thing: T, max: usize, call: impl Fn(Vec<T>) -> F) -> Result<A>
+    pub async fn send<P, R, F>(
+        &self,
+        thing: T,
+        max: usize,
+        ready: impl Fn() -> R,
+        call: impl Fn(Vec<T>, P) -> F,
+    ) -> Result<A>
     where
+        R: Future<Output = P>,
         F: Future<Output = Vec<Result<A>>>,
     {
         let (answer, mut answered) = oneshot::channel();
@@ -51,12 +58,13 @@ impl<T, A> Gather<T, A> {
                     return Err(Error::unavailable("it was given up while it was being sent"));
                 }
             }
+            let made_ready = ready().await;
             let (things, answers): (Vec<_>, Vec<_>) = {
                 let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
                 let count = waiting.len().min(max.max(1));
                 waiting.drain(..count).unzip()
             };
-            for (answer, outcome) in answers.into_iter().zip(call(things).await) {
+            for (answer, outcome) in answers.into_iter().zip(call(things, made_ready).await) {
                 // Whoever asked may be gone.
                 let _ = answer.send(outcome);
             }
@@ -86,11 +94,13 @@ mod tests {
                 _ => Ok(thing * 10),
             })
         };
-        let sends = join_all(
-            (0..30).map(|thing| gather.send(thing, 20, |things| call(things).map(Iterator::collect))),
-        );
+        let sends = join_all((0..30).map(|thing| {
+            gather.send(thing, 20, yield_now, |things, ()| {
+                call(things).map(Iterator::collect)
+            })
+        }));
         let answers = sends.await;
-        assert_eq!(*calls.lock().unwrap(), [1, 20, 9]);
+        assert_eq!(*calls.lock().unwrap(), [20, 10]);
         for (thing, answer) in answers.into_iter().enumerate() {
             match answer {
                 Ok(answer) => assert_eq!(answer, thing * 10),
@@ -102,11 +112,16 @@ mod tests {
     #[tokio::test]
     async fn what_is_not_answered_is_unavailable() {
         let gather = Arc::new(Gather::<u8, ()>::default());
-        let none = gather.send(1, 1, async |_| Vec::new()).await;
+        let none = gather.send(1, 1, async || (), async |_, ()| Vec::new()).await;
         assert_eq!(none.unwrap_err().kind(), ErrorKind::Unavailable);
 
-        let mut first = Box::pin(gather.send(1, 2, async |_| std::future::pending().await));
-        let mut second = Box::pin(gather.send(2, 2, async |things| things.iter().map(|_| Ok(())).collect()));
+        let mut first = Box::pin(gather.send(1, 2, async || (), async |_, ()| std::future::pending().await));
+        let mut second = Box::pin(gather.send(
+            2,
+            2,
+            async || (),
+            async |things, ()| things.iter().map(|_| Ok(())).collect(),
+        ));
         // The second is on its way with nobody yet; the first took itself alone.
         assert!(first.as_mut().now_or_never().is_none());
         assert!(second.as_mut().now_or_never().is_none());

@@ -11,6 +11,7 @@ pub mod clock;
 pub mod ids;
 pub mod item_store;
 pub mod metrics;
+pub mod query_engine;
 pub mod queue;
 pub mod row_engine;
 pub mod server_side_copy;
@@ -22,6 +23,10 @@ pub use clock::{Clock, SystemClock};
 pub use ids::{Ids, SystemIds};
 pub use item_store::{Attributes, Condition, Item, ItemKey, ItemStore, Order, Range, Sort, Value, Write};
 pub use metrics::{Metric, Metrics, NoMetrics};
+pub use query_engine::{
+    EncodedRows, ParameterValue, QueryEngine, QueryLimits, QueryRows, QuerySpec, QueryTables, ResultColumn,
+    RowFormat, TableSnapshot, Truncated,
+};
 pub use queue::{Delivery, Message, Queue, QueueDepth, QueueName, QueueSettings, Receipt, StoredMessage};
 pub use row_engine::{
     CompactionSpec, ExportSpec, ExportedFile, FaultKind, FileFault, IngestSpec, InputObject, KeySample,

@@ -1,6 +1,8 @@
 //! Rows: everything that reads, sorts, merges and writes them.
 //!
-//! [`ParquetRowEngine`] is the port `RowEngine` on Parquet files in any object store. Its calls do their work on
+//! [`ParquetRowEngine`] is the port `RowEngine` on Parquet files in any object store, [`SqlEngine`] the port
+//! `QueryEngine`. The row engine's
+//! calls do their work on
 //! threads of their own, never on the async runtime; they stop when their future is dropped. Rows move in columns
 //! from end to end: what is sorted and merged is places of rows, and rows are gathered once, on their way out.
 //!
@@ -16,6 +18,7 @@
 //! | `buffers`, `spill` | rows in memory and on disk until they are written |
 //! | `digest` | the row digest, frozen |
 //! | `writer`, `ordered_file`, `parquet_file`, `encodings`, `object_writer`, `meter` | Parquet out, with checksum and key range |
+//! | [`sql`] | queries over tables, by DataFusion |
 //! | [`generate`] | files to try things with |
 //! | `testing` | rows of simulated tables as Parquet, with feature `testing` |
 //! | `threads`, `cancel` | shared work, panics contained, work stopped |
@@ -29,6 +32,7 @@
 pub mod arrow_schema;
 pub mod generate;
 pub mod options;
+pub mod sql;
 #[cfg(feature = "testing")]
 pub mod testing;
 
@@ -67,3 +71,4 @@ mod writer;
 
 pub use engine::ParquetRowEngine;
 pub use options::{EngineOptions, FileLayout};
+pub use sql::SqlEngine;

@@ -8,7 +8,7 @@ use std::{collections::HashSet, sync::Arc};
 use arrow::{
     array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt64Array},
     compute,
-    datatypes::DataType as ArrowType,
+    datatypes::{DataType as ArrowType, Schema as ArrowSchema},
 };
 use datafusion::{
     common::{
@@ -33,6 +33,7 @@ use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
 use crate::{
     cancel::contain,
     input::{Input, row_count},
+    sql::reason,
     table::TableSchema,
 };
 
@@ -105,7 +106,7 @@ impl RowPredicate {
                 format!("it is of type {found}, and would have to be true or false"),
             ));
         }
-        let pruning = match keeps_order(&holds, table)? {
+        let pruning = match keeps_order(&holds, &table.arrow) {
             true => PruningPredicateBuilder::new()
                 .with_file_schema(table.arrow.clone())
                 .build(holds.clone()),
@@ -179,14 +180,6 @@ fn invalid(text: &Predicate, reason: impl std::fmt::Display) -> Error {
     Error::invalid(format!("predicate \"{text}\": {reason}"))
 }
 
-/// What is wrong, for people.
-fn reason(error: &DataFusionError) -> String {
-    match error.find_root() {
-        DataFusionError::SQL(error, _) => error.to_string(),
-        error => error.strip_backtrace(),
-    }
-}
-
 /// That the expression is about one row, and says the same of it at any time.
 fn check(expression: &Expr, text: &Predicate) -> Result<()> {
     let mut wrong = None;
@@ -227,7 +220,7 @@ fn check(expression: &Expr, text: &Predicate) -> Result<()> {
 
 /// Whether what the expression makes of columns, before it compares them, keeps their order: else the smallest and the
 /// largest value of a column tell nothing of what becomes of those between. DataFusion takes any cast for such a one.
-fn keeps_order(holds: &Arc<dyn PhysicalExpr>, table: &TableSchema) -> Result<bool> {
+pub(crate) fn keeps_order(holds: &Arc<dyn PhysicalExpr>, schema: &ArrowSchema) -> bool {
     let mut keeps = true;
     let walked = holds.apply(|part| {
         let cast = part
@@ -238,7 +231,7 @@ fn keeps_order(holds: &Arc<dyn PhysicalExpr>, table: &TableSchema) -> Result<boo
                     .map(|cast| (cast.expr(), cast.cast_type()))
             });
         if let Some((from, to)) = cast {
-            keeps &= is_monotonic(&from.data_type(&table.arrow)?, to);
+            keeps &= is_monotonic(&from.data_type(schema)?, to);
         }
         keeps &= part.downcast_ref::<NegativeExpr>().is_none();
         Ok(match keeps {
@@ -246,10 +239,7 @@ fn keeps_order(holds: &Arc<dyn PhysicalExpr>, table: &TableSchema) -> Result<boo
             false => TreeNodeRecursion::Stop,
         })
     });
-    match walked {
-        Ok(_) => Ok(keeps),
-        Err(error) => Err(Error::internal("a predicate cannot be looked through").with_source(error)),
-    }
+    walked.is_ok() && keeps
 }
 
 /// Whether a larger value never becomes a smaller one, nor one that is unknown.

@@ -2,7 +2,7 @@
 //!
 //! Rows of one key may be spread over batches, so the last key of each batch waits for the next one.
 
-use std::{ops::Range, sync::Arc};
+use std::{borrow::Borrow, ops::Range, sync::Arc};
 
 use arrow::{
     array::{
@@ -92,7 +92,15 @@ impl Rules {
     }
 
     /// Applies the rules to some rows in key order.
-    pub(crate) fn apply(&self) -> RuledRows<'_> {
+    pub(crate) fn apply(&self) -> RuledRows<&Self> {
+        RuledRows {
+            rules: self,
+            waiting: None,
+        }
+    }
+
+    /// As [`Self::apply`], for whoever keeps nothing else of them.
+    pub(crate) fn into_apply(self) -> RuledRows<Self> {
         RuledRows {
             rules: self,
             waiting: None,
@@ -106,7 +114,7 @@ pub(crate) fn aggregates(rules: Option<&RulesAt>) -> bool {
 }
 
 /// A time in milliseconds, in the unit of a column: the latest value that is not after it.
-fn in_unit_of(column: &ArrowType, millis: i64) -> i64 {
+pub(crate) fn in_unit_of(column: &ArrowType, millis: i64) -> i64 {
     match column {
         ArrowType::Timestamp(TimeUnit::Second, _) => millis.div_euclid(1000),
         ArrowType::Timestamp(TimeUnit::Microsecond, _) => millis.saturating_mul(1000),
@@ -116,17 +124,18 @@ fn in_unit_of(column: &ArrowType, millis: i64) -> i64 {
 }
 
 /// Rows on their way through the rules.
-pub(crate) struct RuledRows<'a> {
-    rules: &'a Rules,
+pub(crate) struct RuledRows<R> {
+    rules: R,
     /// One row, of the last key.
     waiting: Option<RecordBatch>,
 }
 
-impl RuledRows<'_> {
+impl<R: Borrow<Rules>> RuledRows<R> {
     /// Takes rows, which follow those before in key order; answers rows that are complete.
     pub(crate) fn push(&mut self, batch: RecordBatch) -> Result<Vec<RecordBatch>> {
-        let batch = self.rules.filter(batch)?;
-        let Some(aggregations) = &self.rules.aggregations else {
+        let rules = self.rules.borrow();
+        let batch = rules.filter(batch)?;
+        let Some(aggregations) = &rules.aggregations else {
             return Ok(some_rows(batch));
         };
         if batch.num_rows() == 0 {
@@ -134,17 +143,17 @@ impl RuledRows<'_> {
         }
         let mut complete = Vec::new();
         let batch = match self.waiting.take() {
-            Some(waiting) if self.rules.is_same_key(&waiting, &batch)? => {
-                concat_batches(&self.rules.table.arrow, [&waiting, &batch]).map_err(cannot_apply)?
+            Some(waiting) if rules.is_same_key(&waiting, &batch)? => {
+                concat_batches(&rules.table.arrow, [&waiting, &batch]).map_err(cannot_apply)?
             }
             waiting => {
                 complete.extend(waiting);
                 batch
             }
         };
-        let groups = self.rules.groups(&batch)?;
+        let groups = rules.groups(&batch)?;
         let batch = if groups.len() < batch.num_rows() {
-            self.rules.aggregate(&batch, &groups, aggregations)?
+            rules.aggregate(&batch, &groups, aggregations)?
         } else {
             batch
         };

@@ -148,6 +148,12 @@ impl SpillDirectory {
         Ok(())
     }
 
+    /// The directory itself, which is there.
+    pub(crate) fn path(&self) -> Result<&Path> {
+        self.make()?;
+        Ok(&self.path)
+    }
+
     /// A new spill file.
     pub(crate) fn create(&self, table: &TableSchema) -> Result<SpillWriter> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);

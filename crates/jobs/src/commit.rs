@@ -66,7 +66,7 @@ pub(crate) fn own_object(error: Error) -> Error {
 
 async fn commit_queued(services: &Services, table: &TableId, commit: Commit) -> Result<Outcome> {
     let outbox = services.outbox.of(table);
-    outbox.send(services, table, commit.clone()).await?;
+    let _under_way = outbox.send(services, table, commit.clone()).await?;
     outbox.outcome(services, table, commit).await
 }
 

@@ -8,6 +8,7 @@
 //! | [`export`] | queues `export` and `export-leaf`: plan, write and finish an export |
 //! | [`compaction`] | queue `compaction`: merge files of a leaf |
 //! | [`splitting`] | queue `splitting`: leaves over the threshold become several |
+//! | [`query`] | tables as a query is to see them |
 //! | [`commit`] | how a workflow commits, and queue `commit` |
 //! | [`garbage`], [`snapshots`], [`repair`] | what schedules do for each table |
 //! | [`schedule`] | the schedules themselves |
@@ -28,6 +29,7 @@ pub mod export;
 pub mod garbage;
 pub mod import;
 pub mod ingest;
+pub mod query;
 pub mod repair;
 pub mod restore;
 mod run;

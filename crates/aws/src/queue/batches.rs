@@ -31,8 +31,10 @@ impl Acknowledgements {
     /// # Errors
     /// `Unavailable` when the service does not answer.
     pub(super) async fn acknowledge(&self, receipt: &str) -> Result<()> {
-        let call = |receipts| self.delete(receipts);
-        self.receipts.send(receipt.to_owned(), BATCH, call).await
+        let call = |receipts, ()| self.delete(receipts);
+        self.receipts
+            .send(receipt.to_owned(), BATCH, async || (), call)
+            .await
     }
 
     async fn delete(&self, receipts: Vec<String>) -> Vec<Result<()>> {

@@ -5,10 +5,9 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use dormouse_core::{
     Error, Result,
     ids::TableName,
-    key::{Bytes, Key, KeyValue},
     message::{Location, export::parse_as_of},
     ports::InputObject,
-    schema::{Column as SchemaColumn, DataType, Schema, from_sleeper_json},
+    schema::{Schema, from_sleeper_json},
     tables::TableInfo,
 };
 use dormouse_jobs::{import, restore};
@@ -18,6 +17,7 @@ use serde::Serialize;
 use super::Context;
 use crate::{
     args::{TableCommand, TableCreateArgs},
+    key_text::parse_key,
     printer::{self, Column},
 };
 
@@ -141,7 +141,7 @@ async fn create(context: &Context, args: TableCreateArgs) -> Result<TableInfo> {
             .enumerate()
             .filter(|(_, line)| !line.trim().is_empty())
             .map(|(number, line)| {
-                parse_split_point(&schema, line.trim()).map_err(|error| {
+                parse_key(&schema, line.trim()).map_err(|error| {
                     error.context(format!(
                         "line {} of {} is not a split point",
                         number + 1,
@@ -194,69 +194,6 @@ pub(super) async fn schema_of_parquet(
         .engine
         .schema_of(object, &row_key, &sort_key)
         .await
-}
-
-/// A split point: a JSON array of values, or the text of a single one.
-fn parse_split_point(schema: &Schema, line: &str) -> Result<Key> {
-    let values = match serde_json::from_str(line) {
-        Ok(serde_json::Value::Array(values)) => values,
-        _ => vec![serde_json::Value::String(line.to_owned())],
-    };
-    if values.len() > schema.row_key().len() {
-        return Err(Error::invalid(format!(
-            "{line} has {} values; the row key has {} columns",
-            values.len(),
-            schema.row_key().len()
-        )));
-    }
-    let values = values
-        .iter()
-        .zip(schema.row_key())
-        .map(|(value, column)| key_value(column, value))
-        .collect::<Result<Vec<_>>>()?;
-    let key = Key::new(values);
-    schema.check_key(&key)?;
-    Ok(key)
-}
-
-fn key_value(column: &SchemaColumn, value: &serde_json::Value) -> Result<KeyValue> {
-    let text = match value {
-        serde_json::Value::String(text) => text.clone(),
-        other => other.to_string(),
-    };
-    let wrong = |right: &str| {
-        Error::invalid(format!(
-            "\"{text}\" is no value of column \"{}\": it must be {right}",
-            column.name
-        ))
-    };
-    let number = || text.parse::<i64>().map_err(|_| wrong("a whole number"));
-    let small = || {
-        text.parse::<i32>()
-            .map_err(|_| wrong("a whole number of 32 bits"))
-    };
-    match &column.data_type {
-        DataType::Int32 => small().map(KeyValue::Int32),
-        DataType::Int64 => number().map(KeyValue::Int64),
-        DataType::Date32 => small().map(KeyValue::Date32),
-        DataType::Timestamp { .. } => number().map(KeyValue::Timestamp),
-        DataType::Utf8 => Ok(KeyValue::Utf8(text.into())),
-        DataType::Binary => parse_hex(&text)
-            .map(|bytes| KeyValue::Binary(Bytes(bytes)))
-            .ok_or_else(|| wrong("hexadecimal")),
-        _ => Err(wrong("of a key type")),
-    }
-}
-
-fn parse_hex(text: &str) -> Option<Box<[u8]>> {
-    let digits = text.strip_prefix("0x").unwrap_or(text).as_bytes();
-    if !digits.len().is_multiple_of(2) {
-        return None;
-    }
-    digits
-        .chunks(2)
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
-        .collect()
 }
 
 async fn list(context: &Context) -> Result<()> {
@@ -352,39 +289,4 @@ async fn describe(context: &Context, info: &TableInfo) -> Result<()> {
         }
         text
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn schema() -> Schema {
-        Schema::new(
-            vec![
-                SchemaColumn::required("name", DataType::Utf8),
-                SchemaColumn::required("number", DataType::Int64),
-            ],
-            vec![],
-            vec![],
-        )
-        .unwrap()
-    }
-
-    #[test]
-    fn a_split_point_is_text_or_a_tuple() {
-        let text = parse_split_point(&schema(), "mm").unwrap();
-        assert_eq!(text, Key::new([KeyValue::Utf8("mm".into())]));
-        let tuple = parse_split_point(&schema(), r#"["mm", -5]"#).unwrap();
-        assert_eq!(
-            tuple,
-            Key::new([KeyValue::Utf8("mm".into()), KeyValue::Int64(-5)])
-        );
-    }
-
-    #[test]
-    fn a_wrong_split_point_is_refused_with_its_column() {
-        let error = parse_split_point(&schema(), r#"["mm", "x"]"#).unwrap_err();
-        assert!(error.to_string().contains("\"number\""), "{error}");
-        assert!(parse_split_point(&schema(), r#"["a", 1, 2]"#).is_err());
-    }
 }

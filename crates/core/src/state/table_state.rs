@@ -332,6 +332,18 @@ impl TableState {
             .flat_map(|references| references.values())
     }
 
+    /// Whether every row of a file is referred to, at whatever leaves.
+    pub fn refers_to_all_of(&self, file: &DataFile) -> bool {
+        let mut leaves = file
+            .parts
+            .iter()
+            .flat_map(|part| self.leaves_touching(&part.range));
+        leaves.all(|leaf| {
+            let references = self.references.get(&leaf);
+            references.is_some_and(|references| references.contains_key(&file.name))
+        })
+    }
+
     /// How many rows a leaf has; estimated in so far as its references are.
     pub fn rows_at(&self, leaf: &PartitionId) -> u64 {
         self.references(leaf)

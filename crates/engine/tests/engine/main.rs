@@ -12,6 +12,7 @@ mod inputs;
 mod pieces;
 mod properties;
 mod purge;
+mod queries;
 mod rules;
 mod sample;
 mod spilling;

@@ -16,7 +16,7 @@ use dormouse_core::{
     time::Timestamp,
 };
 use object_store::path::Path;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::{outcome_in, stored_answer};
 use crate::services::Services;
@@ -32,6 +32,11 @@ const MAX_PAUSE: Duration = Duration::from_millis(500);
 /// sent, and how long after others were asked for in vain: of nearly all commits the log tells.
 const ANSWERS_A_LOOK: usize = 8;
 const ANSWER_AFTER: Duration = Duration::from_millis(500);
+
+/// How many messages of a table a process has under way, and for how long at most it waits for one of them to be
+/// answered before it sends another: as many as a queue delivers together, so that what comes meanwhile goes in few.
+const MESSAGES_UNDER_WAY: usize = 8;
+const GATHER: Duration = Duration::from_secs(1);
 
 /// The most commits that one message holds.
 const MAX_COMMITS_A_MESSAGE: usize = 250;
@@ -50,11 +55,27 @@ impl Outbox {
 
 /// Those of one table: what gathers while a message is being sent goes together with the next, and one of those who
 /// wait for outcomes looks for all.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct TableOutbox {
-    sending: Gather<Commit, ()>,
+    sending: Gather<Commit, UnderWay>,
+    under_way: Arc<Semaphore>,
     asking: Mutex<Asking>,
     looking: tokio::sync::Mutex<()>,
+}
+
+/// A message under way, until all who have a commit in it know what became of it; none where it took too long to wait
+/// for others.
+pub(super) type UnderWay = Option<Arc<OwnedSemaphorePermit>>;
+
+impl Default for TableOutbox {
+    fn default() -> Self {
+        Self {
+            sending: Gather::default(),
+            under_way: Arc::new(Semaphore::new(MESSAGES_UNDER_WAY)),
+            asking: Mutex::default(),
+            looking: tokio::sync::Mutex::default(),
+        }
+    }
 }
 
 /// Who waits for outcomes, in the order of asking.
@@ -91,16 +112,30 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl TableOutbox {
-    /// Sends a commit, and returns when it is on the queue.
-    pub(super) async fn send(&self, services: &Services, table: &TableId, commit: Commit) -> Result<()> {
-        let call = |commits: Vec<Commit>| async move {
-            let sent = send(services, table, &commits).await;
+    /// Sends a commit, and returns when it is on the queue. What it answers is kept until the commit's outcome is known.
+    pub(super) async fn send(
+        &self,
+        services: &Services,
+        table: &TableId,
+        commit: Commit,
+    ) -> Result<UnderWay> {
+        let ready = || async {
+            tokio::select! {
+                biased;
+                permit = self.under_way.clone().acquire_owned() => permit.ok().map(Arc::new),
+                () = services.ports.clock.sleep(GATHER) => None,
+            }
+        };
+        let call = |commits: Vec<Commit>, under_way: UnderWay| async move {
+            let sent = send(services, table, &commits).await.map(|()| under_way);
             let sent = sent.map_err(|error| (error.kind(), error.report()));
             let each = commits.iter().map(|_| sent.clone());
             each.map(|sent| sent.map_err(|(kind, text)| Error::new(kind, text)))
                 .collect()
         };
-        self.sending.send(commit, MAX_COMMITS_A_MESSAGE, call).await
+        self.sending
+            .send(commit, MAX_COMMITS_A_MESSAGE, ready, call)
+            .await
     }
 
     /// Waits until the log or a stored answer tells what became of a commit that was sent.

@@ -1,0 +1,160 @@
+//! Rows as they are answered.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{Array, RecordBatch},
+    compute::cast,
+    csv,
+    datatypes::{DataType as ArrowType, Field, Schema, SchemaRef},
+    error::ArrowError,
+    ipc::writer::StreamWriter,
+    json::{LineDelimitedWriter, WriterBuilder},
+    util::display::{ArrayFormatter, FormatOptions},
+};
+use dormouse_core::{Error, Result, ports::RowFormat};
+
+/// Writes batches in a format.
+pub(super) struct RowEncoder {
+    /// The columns as they are written.
+    schema: SchemaRef,
+    writer: Writer,
+}
+
+enum Writer {
+    Json,
+    Text,
+    Csv { header: bool },
+    Arrow(Box<StreamWriter<Vec<u8>>>),
+}
+
+impl RowEncoder {
+    pub(super) fn new(format: RowFormat, schema: &SchemaRef) -> Result<Self> {
+        let fields = schema.fields().iter().map(|field| {
+            let plain = plain_type(field.data_type());
+            Field::new(field.name(), plain, field.is_nullable())
+        });
+        let schema: SchemaRef = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        let writer = match format {
+            RowFormat::JsonLines => Writer::Json,
+            RowFormat::TextLines => Writer::Text,
+            RowFormat::Csv => Writer::Csv { header: true },
+            RowFormat::ArrowStream => Writer::Arrow(Box::new(
+                StreamWriter::try_new(Vec::new(), &schema).map_err(unwritable)?,
+            )),
+        };
+        Ok(Self { schema, writer })
+    }
+
+    /// The rows, with what stands before the first.
+    pub(super) fn encode(&mut self, batch: &RecordBatch) -> Result<Vec<u8>> {
+        let batch = self.plain(batch)?;
+        match &mut self.writer {
+            Writer::Arrow(writer) => {
+                writer.write(&batch).map_err(unwritable)?;
+                Ok(std::mem::take(writer.get_mut()))
+            }
+            Writer::Csv { header } => {
+                let bytes = write_csv(&batch, *header)?;
+                *header = false;
+                Ok(bytes)
+            }
+            Writer::Json => write_json(&batch),
+            Writer::Text => write_text(&batch),
+        }
+    }
+
+    /// As many of the rows as take no more than so many bytes. Not for a stream whose rows cannot be taken back.
+    pub(super) fn encode_within(&mut self, batch: &RecordBatch, most: u64) -> Result<(RecordBatch, Vec<u8>)> {
+        if matches!(self.writer, Writer::Arrow(_)) {
+            return Err(Error::invalid("an Arrow stream has no limit of bytes"));
+        }
+        let (mut fits, mut fitting) = (0, Vec::new());
+        let mut beyond = batch.num_rows();
+        while fits + 1 < beyond {
+            let middle = usize::midpoint(fits, beyond);
+            let bytes = self.encode(&batch.slice(0, middle))?;
+            if bytes.len() as u64 <= most {
+                (fits, fitting) = (middle, bytes);
+            } else {
+                beyond = middle;
+            }
+        }
+        Ok((batch.slice(0, fits), fitting))
+    }
+
+    /// What stands after the last row; without rows also what stands before the first.
+    pub(super) fn finish(&mut self) -> Result<Vec<u8>> {
+        match &mut self.writer {
+            Writer::Json | Writer::Text => Ok(Vec::new()),
+            Writer::Csv { header: false } => Ok(Vec::new()),
+            Writer::Csv { header: true } => write_csv(&RecordBatch::new_empty(self.schema.clone()), true),
+            Writer::Arrow(writer) => {
+                writer.finish().map_err(unwritable)?;
+                Ok(std::mem::take(writer.get_mut()))
+            }
+        }
+    }
+
+    /// The batch in types that every reader knows.
+    fn plain(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let columns = batch.columns().iter().zip(self.schema.fields());
+        let columns: Result<Vec<_>, ArrowError> = columns
+            .map(|(column, field)| cast(column, field.data_type()))
+            .collect();
+        RecordBatch::try_new(self.schema.clone(), columns.map_err(unwritable)?).map_err(unwritable)
+    }
+}
+
+/// A type without the forms that are for computing.
+pub(super) fn plain_type(found: &ArrowType) -> ArrowType {
+    match found {
+        ArrowType::Utf8View | ArrowType::LargeUtf8 => ArrowType::Utf8,
+        ArrowType::BinaryView | ArrowType::LargeBinary => ArrowType::Binary,
+        ArrowType::Dictionary(_, values) => plain_type(values),
+        other => other.clone(),
+    }
+}
+
+fn unwritable(error: ArrowError) -> Error {
+    Error::invalid(format!("a row cannot be written: {error}"))
+}
+
+fn write_json(batch: &RecordBatch) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let builder = WriterBuilder::new().with_explicit_nulls(true);
+    let mut writer: LineDelimitedWriter<_> = builder.build(&mut bytes);
+    writer.write(batch).map_err(unwritable)?;
+    writer.finish().map_err(unwritable)?;
+    drop(writer);
+    Ok(bytes)
+}
+
+fn write_csv(batch: &RecordBatch, header: bool) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut writer = csv::WriterBuilder::new().with_header(header).build(&mut bytes);
+    writer.write(batch).map_err(unwritable)?;
+    drop(writer);
+    Ok(bytes)
+}
+
+fn write_text(batch: &RecordBatch) -> Result<Vec<u8>> {
+    let options = FormatOptions::default();
+    let columns: Vec<_> = batch
+        .columns()
+        .iter()
+        .map(|column| ArrayFormatter::try_new(column.as_ref(), &options).map(|text| (column, text)))
+        .collect::<Result<_, _>>()
+        .map_err(unwritable)?;
+    let mut bytes = Vec::new();
+    for row in 0..batch.num_rows() {
+        let values: Vec<Option<String>> = columns
+            .iter()
+            .map(|(column, text)| column.is_valid(row).then(|| text.value(row).to_string()))
+            .collect();
+        serde_json::to_writer(&mut bytes, &values)
+            .map_err(|error| Error::internal("a row cannot be written").with_source(error))?;
+        bytes.push(b'\n');
+    }
+    Ok(bytes)
+}
