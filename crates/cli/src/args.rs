@@ -364,7 +364,14 @@ pub(crate) struct QueryArgs {
     /// What stands for $NAME in the query: a number, true, false, null, or else text.
     #[arg(long = "param", value_name = "NAME=VALUE")]
     pub(crate) parameters: Vec<String>,
-    /// The tables as they were: a transaction number or a time such as 2026-11-20T09:30:00Z.
+    #[command(flatten)]
+    pub(crate) rows: RowsArgs,
+}
+
+/// Which rows are printed, and how.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RowsArgs {
+    /// As of a transaction number, or of a time such as 2026-11-20T09:30:00Z; as of now without.
     #[arg(long, value_name = "STATE")]
     pub(crate) as_of: Option<String>,
     /// The most rows to print.
@@ -388,15 +395,8 @@ pub(crate) struct GetArgs {
     /// All keys from one on, up to another and without it.
     #[arg(long, num_args = 2, value_names = ["FROM", "TO"])]
     pub(crate) range: Vec<String>,
-    /// The table as it was: a transaction number or a time such as 2026-11-20T09:30:00Z.
-    #[arg(long, value_name = "STATE")]
-    pub(crate) as_of: Option<String>,
-    /// The most rows to print.
-    #[arg(long, value_name = "ROWS")]
-    pub(crate) limit: Option<u64>,
-    /// How rows are printed; as --format has it without.
-    #[arg(long, value_enum)]
-    pub(crate) output: Option<QueryOutput>,
+    #[command(flatten)]
+    pub(crate) rows: RowsArgs,
 }
 
 #[derive(Debug, ClapArgs)]

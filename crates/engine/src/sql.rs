@@ -325,21 +325,21 @@ impl Rows {
         if wanted < batch.num_rows() {
             self.truncated = Some(Truncated::Rows);
         }
-        let mut batch = batch.slice(0, wanted);
-        let mut bytes = self.encoder.encode(&batch)?;
-        if let Some(most) = self.limits.bytes.map(|bytes| bytes.saturating_sub(self.sent.1))
-            && bytes.len() as u64 > most
-        {
+        let most = self
+            .limits
+            .bytes
+            .map_or(u64::MAX, |bytes| bytes.saturating_sub(self.sent.1));
+        let (rows, bytes) = self.encoder.encode(&batch.slice(0, wanted), most)?;
+        if rows < wanted {
             self.truncated = Some(Truncated::Bytes);
-            (batch, bytes) = self.encoder.encode_within(&batch, most)?;
         }
         if self.truncated.is_some() {
             self.end = End::LastRowsSent;
         }
-        self.sent.0 += batch.num_rows() as u64;
+        self.sent.0 += rows as u64;
         self.sent.1 += bytes.len() as u64;
         Ok(EncodedRows {
-            rows: batch.num_rows() as u64,
+            rows: rows as u64,
             bytes: bytes.into(),
         })
     }

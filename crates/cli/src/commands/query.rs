@@ -20,7 +20,7 @@ use dormouse_jobs::query::AllTables;
 
 use super::Context;
 use crate::{
-    args::{Format, GetArgs, QueryArgs, QueryOutput},
+    args::{Format, GetArgs, QueryArgs, QueryOutput, RowsArgs},
     key_text::parse_key,
     printer,
 };
@@ -54,15 +54,7 @@ pub(super) async fn query(context: &Context, args: &QueryArgs) -> Result<()> {
         .iter()
         .map(|pair| parameter(pair))
         .collect::<Result<_>>()?;
-    run(
-        context,
-        sql,
-        parameters,
-        args.as_of.as_deref(),
-        args.limit,
-        args.output,
-    )
-    .await
+    run(context, sql, parameters, &args.rows).await
 }
 
 pub(super) async fn get(context: &Context, args: &GetArgs) -> Result<()> {
@@ -96,27 +88,18 @@ pub(super) async fn get(context: &Context, args: &GetArgs) -> Result<()> {
         conditions.join(" OR "),
         columns.join(", ")
     );
-    run(
-        context,
-        sql,
-        BTreeMap::new(),
-        args.as_of.as_deref(),
-        args.limit,
-        args.output,
-    )
-    .await
+    run(context, sql, BTreeMap::new(), &args.rows).await
 }
 
 async fn run(
     context: &Context,
     sql: String,
     parameters: BTreeMap<String, ParameterValue>,
-    as_of: Option<&str>,
-    limit: Option<u64>,
-    output: Option<QueryOutput>,
+    args: &RowsArgs,
 ) -> Result<()> {
     let services = &context.instance.services;
-    let output = output.unwrap_or(match context.printer.format() {
+    let as_of = args.as_of.as_deref().map(parse_as_of).transpose()?;
+    let output = args.output.unwrap_or(match context.printer.format() {
         Format::Table => QueryOutput::Table,
         Format::Json => QueryOutput::Json,
     });
@@ -126,13 +109,10 @@ async fn run(
         ));
     }
     let rows = match output {
-        QueryOutput::Table => Some(limit.unwrap_or(TABLE_ROWS)),
-        _ => limit,
+        QueryOutput::Table => Some(args.limit.unwrap_or(TABLE_ROWS)),
+        _ => args.limit,
     };
-    let tables: Arc<dyn QueryTables> = Arc::new(AllTables::new(
-        services.clone(),
-        as_of.map(parse_as_of).transpose()?,
-    ));
+    let tables: Arc<dyn QueryTables> = Arc::new(AllTables::new(services.clone(), as_of));
     let spec = QuerySpec {
         sql,
         parameters,
@@ -194,12 +174,14 @@ fn heading(column: &ResultColumn) -> (&str, bool) {
 async fn print_json(answer: &mut dyn QueryRows) -> Result<()> {
     let mut before: &[u8] = b"[\n";
     while let Some(rows) = answer.next().await? {
+        let mut text = Vec::with_capacity(rows.bytes.len() + rows.rows as usize + 2);
         for line in rows.bytes.split_inclusive(|byte| *byte == b'\n') {
-            let line = line.strip_suffix(b"\n").unwrap_or(line);
-            if !(write(before)? && write(line)?) {
-                return Ok(());
-            }
+            text.extend_from_slice(before);
+            text.extend_from_slice(line.strip_suffix(b"\n").unwrap_or(line));
             before = b",\n";
+        }
+        if !write(&text)? {
+            return Ok(());
         }
     }
     let end: &[u8] = if before == b",\n" { b"\n]\n" } else { b"[]\n" };

@@ -108,7 +108,8 @@ pub enum RowFormat {
 pub struct QueryLimits {
     /// How many rows it answers; more are cut off.
     pub rows: Option<u64>,
-    /// How many bytes of rows it answers, as they are written; what is more is cut off, by whole rows.
+    /// How many bytes of rows it answers, as they are written; what is more is cut off, by whole rows. Not for an Arrow
+    /// stream.
     pub bytes: Option<u64>,
     /// How much memory its sorts, joins and aggregates may hold before they go to disk.
     pub memory_bytes: u64,

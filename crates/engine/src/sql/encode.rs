@@ -46,41 +46,46 @@ impl RowEncoder {
         Ok(Self { schema, writer })
     }
 
-    /// The rows, with what stands before the first.
-    pub(super) fn encode(&mut self, batch: &RecordBatch) -> Result<Vec<u8>> {
+    /// The rows, with what stands before the first: all, or the first of them that take no more than `most` bytes.
+    /// Answers how many there are.
+    pub(super) fn encode(&mut self, batch: &RecordBatch, most: u64) -> Result<(usize, Vec<u8>)> {
         let batch = self.plain(batch)?;
-        match &mut self.writer {
+        let bytes = match &mut self.writer {
             Writer::Arrow(writer) => {
+                // Rows cannot be taken back from a stream, so it has no limit.
                 writer.write(&batch).map_err(unwritable)?;
-                Ok(std::mem::take(writer.get_mut()))
+                return Ok((batch.num_rows(), std::mem::take(writer.get_mut())));
             }
-            Writer::Csv { header } => {
-                let bytes = write_csv(&batch, *header)?;
-                *header = false;
-                Ok(bytes)
+            Writer::Json | Writer::Text | Writer::Csv { .. } => self.lines(&batch)?,
+        };
+        let (mut fits, mut fitting) = (batch.num_rows(), bytes);
+        if fitting.len() as u64 > most {
+            let mut beyond = fits;
+            (fits, fitting) = (0, Vec::new());
+            while fits + 1 < beyond {
+                let middle = usize::midpoint(fits, beyond);
+                let bytes = self.lines(&batch.slice(0, middle))?;
+                if bytes.len() as u64 <= most {
+                    (fits, fitting) = (middle, bytes);
+                } else {
+                    beyond = middle;
+                }
             }
-            Writer::Json => write_json(&batch),
-            Writer::Text => write_text(&batch),
         }
+        if let Writer::Csv { header } = &mut self.writer {
+            *header &= fits == 0;
+        }
+        Ok((fits, fitting))
     }
 
-    /// As many of the rows as take no more than so many bytes. Not for a stream whose rows cannot be taken back.
-    pub(super) fn encode_within(&mut self, batch: &RecordBatch, most: u64) -> Result<(RecordBatch, Vec<u8>)> {
-        if matches!(self.writer, Writer::Arrow(_)) {
-            return Err(Error::invalid("an Arrow stream has no limit of bytes"));
+    /// Rows in a format that has a line for each.
+    fn lines(&self, batch: &RecordBatch) -> Result<Vec<u8>> {
+        match &self.writer {
+            Writer::Json => write_json(batch),
+            Writer::Text => write_text(batch),
+            Writer::Csv { header } => write_csv(batch, *header),
+            Writer::Arrow(_) => Err(Error::internal("an Arrow stream has no lines")),
         }
-        let (mut fits, mut fitting) = (0, Vec::new());
-        let mut beyond = batch.num_rows();
-        while fits + 1 < beyond {
-            let middle = usize::midpoint(fits, beyond);
-            let bytes = self.encode(&batch.slice(0, middle))?;
-            if bytes.len() as u64 <= most {
-                (fits, fitting) = (middle, bytes);
-            } else {
-                beyond = middle;
-            }
-        }
-        Ok((batch.slice(0, fits), fitting))
     }
 
     /// What stands after the last row; without rows also what stands before the first.

@@ -99,30 +99,28 @@ impl MergedLeaves {
             properties: Arc::new(properties),
         }))
     }
+}
 
-    /// The rows of a leaf, as the rules will have them.
-    fn leaf(
-        &self,
-        leaf: &Arc<dyn ExecutionPlan>,
-        context: Arc<TaskContext>,
-    ) -> Result<impl Stream<Item = Result<RecordBatch>> + use<>> {
-        let rules = Rules::new(&self.table, Some(&self.rules), None)
-            .map_err(external)?
-            .ok_or_else(|| plan_datafusion_err!("a table without aggregations needs no merge"))?;
-        let mut ruled = rules.into_apply();
-        let mut last = Some(());
-        let merged = leaf.execute(0, context)?;
-        let ends = merged.map_ok(Some).chain(stream::once(async { Ok(None) }));
-        let batches = ends.map(move |next| -> Result<Vec<RecordBatch>> {
-            match next? {
-                Some(batch) => ruled.push(batch).map_err(external),
-                None => Ok(last.take().and_then(|()| ruled.finish()).into_iter().collect()),
-            }
-        });
-        Ok(batches
-            .map_ok(|batches| stream::iter(batches.into_iter().map(Ok)))
-            .try_flatten())
-    }
+/// The rows of a merged leaf, as the rules will have them.
+fn ruled(
+    table: &TableSchema,
+    rules: &RulesAt,
+    leaf: &Arc<dyn ExecutionPlan>,
+    context: Arc<TaskContext>,
+) -> Result<impl Stream<Item = Result<RecordBatch>> + use<>> {
+    let rules = Rules::new(table, Some(rules), None)
+        .map_err(external)?
+        .ok_or_else(|| plan_datafusion_err!("a table without aggregations needs no merge"))?;
+    let mut ruled = rules.into_apply();
+    let merged = leaf.execute(0, context)?;
+    let ends = merged.map_ok(Some).chain(stream::once(async { Ok(None) }));
+    let batches = ends.map(move |next| match next? {
+        Some(batch) => ruled.push(batch).map_err(external),
+        None => Ok(ruled.finish().into_iter().collect()),
+    });
+    Ok(batches
+        .map_ok(|batches| stream::iter(batches.into_iter().map(Ok)))
+        .try_flatten())
 }
 
 fn external(error: dormouse_core::Error) -> DataFusionError {
@@ -188,13 +186,11 @@ impl ExecutionPlan for MergedLeaves {
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let leaves = self.partitions.get(partition).cloned().unwrap_or_default();
-        let of_leaf: Result<Vec<_>> = leaves
-            .iter()
-            .map(|leaf| self.leaf(leaf, context.clone()))
-            .collect();
-        let projection = self.projection.clone();
-        let rows = stream::iter(of_leaf?)
-            .flatten()
+        let (table, rules, projection) = (self.table.clone(), self.rules.clone(), self.projection.clone());
+        // A leaf is opened when the one before is at its end.
+        let rows = stream::iter(leaves)
+            .map(move |leaf| ruled(&table, &rules, &leaf, context.clone()))
+            .try_flatten()
             .map(move |batch| Ok(batch?.project(&projection)?));
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)))
     }

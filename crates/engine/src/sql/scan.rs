@@ -147,13 +147,6 @@ struct TableScan {
 }
 
 impl TableScan {
-    fn with(&self, files: FileScanConfig) -> Arc<dyn DataSource> {
-        Arc::new(Self {
-            files,
-            ..self.clone()
-        })
-    }
-
     /// The same with another scan of its files, which DataFusion has made of this one's.
     fn rewrapped(&self, scan: &Arc<dyn DataSource>, keeps_order: bool) -> Option<Arc<dyn DataSource>> {
         let scan: &dyn Any = scan.as_ref();
@@ -309,7 +302,8 @@ impl DataSource for TableScan {
     }
 
     fn with_preserve_order(&self, _preserve_order: bool) -> Option<Arc<dyn DataSource>> {
-        Some(self.with(self.files.clone()))
+        // It always does.
+        Some(Arc::new(self.clone()))
     }
 
     fn apply_expressions(

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use arrow::array::{Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
+use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
 use async_trait::async_trait;
 use dormouse_core::{
     Error, ErrorKind, Result,
@@ -262,12 +262,28 @@ async fn aged() -> TableSnapshot {
     made.snapshot("ageOff(seen,500000)", "").await
 }
 
+/// Fractions of which one is no number, in a file whose statistics leave it out.
+async fn fractions() -> TableSnapshot {
+    let key = Column::required("k", DataType::Int64);
+    let schema = Schema::new(vec![key], vec![], vec![Column::nullable("x", DataType::Float64)]);
+    let schema = Arc::new(schema.unwrap());
+    let mut made = Made::new(schema.clone(), &[]).await;
+    let values = [Some(1.5), Some(f64::NAN), None, Some(-2.0)];
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(Int64Array::from_iter_values(0..4)),
+        Arc::new(Float64Array::from_iter(values)),
+    ];
+    made.add("all", batch(&schema, columns)).await;
+    made.snapshot("", "").await
+}
+
 async fn database() -> Database {
     let empty = Made::new(text_schema(), &["m"]).await.snapshot("", "").await;
     let tables = [
         ("letters", letters().await),
         ("counts", counts().await),
         ("aged", aged().await),
+        ("fractions", fractions().await),
         ("empty-table", empty),
     ];
     let tables = tables.map(|(name, snapshot)| (name.to_owned(), snapshot));
@@ -410,6 +426,13 @@ async fn rows_beyond_a_limit_are_cut_off_and_it_is_told() {
         .await
         .unwrap();
     assert_eq!((text.lines().count(), truncated), (7, Some(Truncated::Bytes)));
+    let mut csv = spec(None, Some(12));
+    csv.format = RowFormat::Csv;
+    let (text, truncated) = database.ask(csv).await.unwrap();
+    assert_eq!(
+        (text.as_str(), truncated),
+        ("k\na000\na001\n", Some(Truncated::Bytes))
+    );
     let (text, truncated) = database.ask(spec(None, Some(3))).await.unwrap();
     assert_eq!((text.as_str(), truncated), ("", Some(Truncated::Bytes)));
 }
