@@ -270,7 +270,7 @@ async fn fractions() -> TableSnapshot {
     let mut made = Made::new(schema.clone(), &[]).await;
     let values = [Some(1.5), Some(f64::NAN), None, Some(-2.0)];
     let columns: Vec<ArrayRef> = vec![
-        Arc::new(Int64Array::from_iter_values(0..4)),
+        Arc::new(Int64Array::from_iter_values([-1, 0, 10, 20])),
         Arc::new(Float64Array::from_iter(values)),
     ];
     made.add("all", batch(&schema, columns)).await;
