@@ -34,12 +34,10 @@ impl QueryTables for AllTables {
         let Some(info) = services.tables.by_name(&name).await? else {
             return Ok(None);
         };
-        let state = match self.as_of {
-            Some(as_of) => services.states.state_as_of(&info.id, as_of).await?,
-            None => match services.states.live_state(&info.id).await {
-                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-                state => state?,
-            },
+        let state = match services.states.state_at(&info.id, self.as_of).await {
+            // Deleted since its name was looked up.
+            Err(error) if error.kind() == ErrorKind::NotFound && self.as_of.is_none() => return Ok(None),
+            state => state?,
         };
         let schema = state
             .schema()

@@ -22,10 +22,8 @@ struct Row {
 pub(super) async fn run(context: &Context, args: &FilesArgs) -> Result<()> {
     let services = &context.instance.services;
     let table = services.tables.named(&args.table).await?;
-    let state = match &args.as_of {
-        None => services.states.live_state(&table.id).await?,
-        Some(text) => services.states.state_as_of(&table.id, parse_as_of(text)?).await?,
-    };
+    let as_of = args.as_of.as_deref().map(parse_as_of).transpose()?;
+    let state = services.states.state_at(&table.id, as_of).await?;
     let mut rows: Vec<Row> = state
         .files()
         .map(|(file, leaves)| Row {

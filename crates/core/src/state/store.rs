@@ -176,6 +176,17 @@ impl StateStore {
         }
     }
 
+    /// A table's state as it was; without a time or a transaction, the newest of a table that is there.
+    ///
+    /// # Errors
+    /// As [`Self::state_as_of`] and [`Self::live_state`].
+    pub async fn state_at(&self, table: &TableId, as_of: Option<AsOf>) -> Result<Arc<TableState>> {
+        match as_of {
+            Some(as_of) => self.state_as_of(table, as_of).await,
+            None => self.live_state(table).await,
+        }
+    }
+
     /// Follows the log to its end. Compares the end with the head when asked to, and whenever the state was
     /// not followed from one that was compared before.
     async fn refresh(&self, log: &TableLog, mut compare_head: bool) -> Result<Arc<TableState>> {

@@ -68,11 +68,11 @@ impl ExportSplitter {
                 None => Ok(plan),
             },
             Ok(None) => {
-                let state = match message.as_of {
-                    None => services.states.live_state(&table.id).await,
-                    Some(as_of) => services.states.state_as_of(&table.id, as_of).await,
-                }
-                .map_err(|error| subject.failure(error))?;
+                let state = services
+                    .states
+                    .state_at(&table.id, message.as_of)
+                    .await
+                    .map_err(|error| subject.failure(error))?;
                 report(
                     services,
                     &subject,
