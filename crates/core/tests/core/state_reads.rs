@@ -9,7 +9,7 @@ use dormouse_core::{
     error::ErrorKind,
     ids::TableId,
     ports::{Clock, Condition, ItemStore},
-    state::{Commit, CommitId, Record, StateStore, TableState, table_state::TableStatus},
+    state::{AsOf, Commit, CommitId, Record, StateStore, TableState, table_state::TableStatus},
     testing::seeded::SeededIds,
 };
 
@@ -31,6 +31,18 @@ async fn a_table_that_never_was_or_is_no_more_is_not_live() {
     apply(&store, Commit::new(CommitId::new("delete"), Record::TableDeleted)).await;
     let deleted = store.live_state(&table()).await.unwrap_err();
     assert_eq!(deleted.kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_table_is_found_as_it_was_and_not_as_it_is() {
+    let (_, store) = World::with_table(1, &[]).await;
+    let before = store.state_at(&table(), None).await.unwrap();
+    assert_eq!(before.status(), TableStatus::Live);
+    apply(&store, Commit::new(CommitId::new("delete"), Record::TableDeleted)).await;
+    let now = store.state_at(&table(), None).await.unwrap_err();
+    assert_eq!(now.kind(), ErrorKind::NotFound);
+    let as_of = Some(AsOf::Transaction(before.transaction()));
+    assert_eq!(store.state_at(&table(), as_of).await.unwrap(), before);
 }
 
 /// Who has read a state reads only what came after; who forgot it, or never knew it, reads all.
