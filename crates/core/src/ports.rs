@@ -24,8 +24,9 @@ pub use ids::{Ids, SystemIds};
 pub use item_store::{Attributes, Condition, Item, ItemKey, ItemStore, Order, Range, Sort, Value, Write};
 pub use metrics::{Metric, Metrics, NoMetrics};
 pub use query_engine::{
-    EncodedRows, ParameterValue, QueryEngine, QueryLimits, QueryRows, QuerySpec, QueryTables, ResultColumn,
-    RowFormat, TableSnapshot, Truncated,
+    Compression, CsvFormat, EncodedRows, FileFormat, PageCompression, ParameterValue, QueryEngine,
+    QueryLimits, QueryOutput, QueryProgress, QueryRows, QuerySpec, QueryTables, ResultColumn, RowFormat,
+    TableSnapshot, Truncated, WrittenFile, WrittenQuery,
 };
 pub use queue::{Delivery, Message, Queue, QueueDepth, QueueName, QueueSettings, Receipt, StoredMessage};
 pub use row_engine::{

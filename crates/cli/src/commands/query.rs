@@ -117,12 +117,6 @@ async fn run(
         sql,
         parameters,
         tables,
-        format: match output {
-            QueryOutput::Table => RowFormat::TextLines,
-            QueryOutput::Csv => RowFormat::Csv,
-            QueryOutput::Json | QueryOutput::Ndjson => RowFormat::JsonLines,
-            QueryOutput::Arrow => RowFormat::ArrowStream,
-        },
         limits: QueryLimits {
             rows,
             bytes: None,
@@ -130,7 +124,13 @@ async fn run(
             disk_bytes: DISK_BYTES,
         },
     };
-    let mut answer = context.instance.queries.query(spec).await?;
+    let format = match output {
+        QueryOutput::Table => RowFormat::TextLines,
+        QueryOutput::Csv => RowFormat::Csv,
+        QueryOutput::Json | QueryOutput::Ndjson => RowFormat::JsonLines,
+        QueryOutput::Arrow => RowFormat::ArrowStream,
+    };
+    let mut answer = context.instance.queries.query(spec, format).await?;
     match output {
         QueryOutput::Table => print_table(&mut *answer).await?,
         QueryOutput::Json => print_json(&mut *answer).await?,

@@ -1,17 +1,27 @@
 //! SQL over tables.
 
-use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt::Debug,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use object_store::ObjectStore;
+use object_store::{ObjectStore, path::Path};
+use serde::{Deserialize, Serialize};
 
-use crate::{error::Result, ids::TableId, row_rules::RulesAt, schema::Schema, state::TableState};
+use crate::{
+    error::Result, ids::TableId, row_rules::RulesAt, schema::Schema, state::TableState, time::Timestamp,
+};
 
 /// Answers queries.
 ///
-/// A query reads the state of each of its tables at one transaction, and writes nothing. Dropping what it answers
-/// stops its work soon.
+/// A query reads the state of each of its tables at one transaction. Dropping what it answers, or the future that
+/// writes it, stops its work soon.
 #[async_trait]
 pub trait QueryEngine: Debug + Send + Sync {
     /// Begins a query: it is planned when the call returns, and its rows come as they are asked for.
@@ -19,7 +29,15 @@ pub trait QueryEngine: Debug + Send + Sync {
     /// # Errors
     /// `Invalid` when it is no single `SELECT`, names what is not there, or does what a query may not; `Corrupt` when
     /// a file cannot be read; others as the tables answer.
-    async fn query(&self, spec: QuerySpec) -> Result<Box<dyn QueryRows>>;
+    async fn query(&self, spec: QuerySpec, format: RowFormat) -> Result<Box<dyn QueryRows>>;
+
+    /// Writes all rows of a query as objects. What is written streams: memory is bounded whatever the rows are. An
+    /// object is there whole or not at all; after an error some of them may be there.
+    ///
+    /// # Errors
+    /// As [`QueryEngine::query`] and [`QueryRows::next`] have them; `Invalid` when a column of the rows cannot be
+    /// written in that format, or rows cannot be partitioned as asked for; `Unavailable` as the store has it.
+    async fn write(&self, spec: QuerySpec, output: QueryOutput) -> Result<WrittenQuery>;
 }
 
 /// What a query answers, piece by piece.
@@ -48,8 +66,6 @@ pub struct QuerySpec {
     pub parameters: BTreeMap<String, ParameterValue>,
     /// The tables that it may name.
     pub tables: Arc<dyn QueryTables>,
-    /// How its rows are written.
-    pub format: RowFormat,
     /// What it may use.
     pub limits: QueryLimits,
 }
@@ -80,7 +96,8 @@ pub struct TableSnapshot {
 }
 
 /// A value that stands for a name in a query.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum ParameterValue {
     Null,
@@ -103,6 +120,181 @@ pub enum RowFormat {
     ArrowStream,
 }
 
+/// Where the rows of a query go, and how.
+///
+/// The objects are `<prefix>/<name>.<ending>`; with `partition_by`,
+/// `<prefix>/<name>/<column>=<value>/…/<number>.parquet`. The ending is the format's, then the compression's:
+/// `csv.gz`, `json.zst`, `ndjson`, `parquet`.
+#[derive(Clone, Debug)]
+pub struct QueryOutput {
+    /// The store.
+    pub store: Arc<dyn ObjectStore>,
+    /// What the objects are below.
+    pub prefix: Path,
+    /// The name of the object, without its ending.
+    pub name: String,
+    /// What it holds.
+    pub format: FileFormat,
+    /// When the rows were asked for, as the metadata of [`FileFormat::Json`] says.
+    pub generated_at: Timestamp,
+    /// Is told how far it is.
+    pub progress: Arc<QueryProgress>,
+}
+
+/// What an object of rows holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum FileFormat {
+    /// CSV (RFC 4180).
+    Csv {
+        /// Which CSV.
+        #[serde(flatten)]
+        csv: CsvFormat,
+        /// Of the whole.
+        compression: Compression,
+    },
+    /// One object: `{"metadata":{"columns":[…],"row_count":N,"generated_at":…},"data":[{…}]}`, metadata first.
+    Json {
+        /// Of the whole.
+        compression: Compression,
+    },
+    /// An object a row, each on a line of its own.
+    JsonLines {
+        /// Of the whole.
+        compression: Compression,
+    },
+    /// Parquet with the types of the query's columns.
+    Parquet {
+        /// Of its pages.
+        compression: PageCompression,
+        /// The columns that make directories, and are not in the files. Empty for one file.
+        partition_by: Vec<String>,
+    },
+}
+
+/// How CSV is written. A null is an empty field, or the marker; an empty text is `""`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CsvFormat {
+    /// What is between values; a character of ASCII that is no quote and no line end.
+    pub delimiter: char,
+    /// Whether lines end with `\r\n`, not `\n`.
+    pub crlf: bool,
+    /// Whether the first line has the columns' names.
+    pub header: bool,
+    /// What stands for a null. Text that is the same is quoted.
+    pub null_marker: String,
+}
+
+impl Default for CsvFormat {
+    /// `,`, `\n`, a header, and nothing for null.
+    fn default() -> Self {
+        Self {
+            delimiter: ',',
+            crlf: false,
+            header: true,
+            null_marker: String::new(),
+        }
+    }
+}
+
+/// How a whole object is compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Compression {
+    /// Not.
+    #[default]
+    None,
+    /// Gzip; may have several members (RFC 1952), which decoders join.
+    Gzip,
+    /// Zstandard, one frame.
+    Zstd,
+}
+
+/// How the pages of a Parquet file are compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PageCompression {
+    /// Not.
+    None,
+    /// Snappy.
+    #[default]
+    Snappy,
+    /// Zstandard.
+    Zstd,
+}
+
+impl FileFormat {
+    /// How names of its objects end, such as `csv.gz`.
+    pub fn ending(&self) -> &'static str {
+        match self {
+            Self::Csv { compression, .. } => ["csv", "csv.gz", "csv.zst"][*compression as usize],
+            Self::Json { compression } => ["json", "json.gz", "json.zst"][*compression as usize],
+            Self::JsonLines { compression } => ["ndjson", "ndjson.gz", "ndjson.zst"][*compression as usize],
+            Self::Parquet { .. } => "parquet",
+        }
+    }
+}
+
+/// How far a query is. It only grows.
+#[derive(Debug, Default)]
+pub struct QueryProgress {
+    rows_to_read: AtomicU64,
+    rows_read: AtomicU64,
+    rows_written: AtomicU64,
+    bytes_written: AtomicU64,
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $add:ident, $name:ident;)*) => {$(
+        $(#[$doc])*
+        pub fn $name(&self) -> u64 {
+            self.$name.load(Ordering::Relaxed)
+        }
+
+        #[doc = concat!("Adds to [`QueryProgress::", stringify!($name), "`].")]
+        pub fn $add(&self, more: u64) {
+            self.$name.fetch_add(more, Ordering::Relaxed);
+        }
+    )*};
+}
+
+impl QueryProgress {
+    counters! {
+        /// How many rows there are to read, as far as the states of the tables tell.
+        add_rows_to_read, rows_to_read;
+        /// How many rows were read, or passed over.
+        add_rows_read, rows_read;
+        /// How many rows were written.
+        add_rows_written, rows_written;
+        /// How many bytes were written.
+        add_bytes_written, bytes_written;
+    }
+}
+
+/// What a query has written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WrittenQuery {
+    /// The columns of its rows.
+    pub columns: Vec<ResultColumn>,
+    /// How many rows.
+    pub rows: u64,
+    /// The objects, in the order of their rows; at least one.
+    pub files: Vec<WrittenFile>,
+}
+
+/// One object that a query has written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WrittenFile {
+    /// The object.
+    pub path: String,
+    /// How many rows it has.
+    pub rows: u64,
+    /// How many bytes.
+    pub bytes: u64,
+    /// The SHA-256 of them, in hexadecimal.
+    pub sha256: String,
+}
+
 /// What a query may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueryLimits {
@@ -118,7 +310,7 @@ pub struct QueryLimits {
 }
 
 /// A column of a query's rows.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResultColumn {
     /// The name.
     pub name: String,

@@ -1,18 +1,22 @@
 //! Rows as they are answered.
 
-use std::sync::Arc;
-
 use arrow::{
     array::{Array, RecordBatch},
-    compute::cast,
-    csv,
-    datatypes::{DataType as ArrowType, Field, Schema, SchemaRef},
+    datatypes::{Schema, SchemaRef},
     error::ArrowError,
     ipc::writer::StreamWriter,
     json::{LineDelimitedWriter, WriterBuilder},
     util::display::{ArrayFormatter, FormatOptions},
 };
-use dormouse_core::{Error, Result, ports::RowFormat};
+use dormouse_core::{
+    Error, Result,
+    ports::{CsvFormat, RowFormat},
+};
+
+use super::{
+    csv::CsvWriter,
+    pieces::{plain, plain_schema},
+};
 
 /// Writes batches in a format.
 pub(super) struct RowEncoder {
@@ -24,21 +28,23 @@ pub(super) struct RowEncoder {
 enum Writer {
     Json,
     Text,
-    Csv { header: bool },
+    Csv { csv: CsvWriter, header: bool },
     Arrow(Box<StreamWriter<Vec<u8>>>),
 }
 
 impl RowEncoder {
     pub(super) fn new(format: RowFormat, schema: &SchemaRef) -> Result<Self> {
-        let fields = schema.fields().iter().map(|field| {
-            let plain = plain_type(field.data_type());
-            Field::new(field.name(), plain, field.is_nullable())
-        });
-        let schema: SchemaRef = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        let schema = plain_schema(schema);
         let writer = match format {
-            RowFormat::JsonLines => Writer::Json,
+            RowFormat::JsonLines => {
+                check_names(&schema)?;
+                Writer::Json
+            }
             RowFormat::TextLines => Writer::Text,
-            RowFormat::Csv => Writer::Csv { header: true },
+            RowFormat::Csv => Writer::Csv {
+                csv: CsvWriter::new(CsvFormat::default())?,
+                header: true,
+            },
             RowFormat::ArrowStream => Writer::Arrow(Box::new(
                 StreamWriter::try_new(Vec::new(), &schema).map_err(unwritable)?,
             )),
@@ -49,7 +55,7 @@ impl RowEncoder {
     /// The rows, with what stands before the first: all, or the first of them that take no more than `most` bytes.
     /// Answers how many there are.
     pub(super) fn encode(&mut self, batch: &RecordBatch, most: u64) -> Result<(usize, Vec<u8>)> {
-        let batch = self.plain(batch)?;
+        let batch = plain(batch, &self.schema).map_err(unwritable)?;
         let bytes = match &mut self.writer {
             Writer::Arrow(writer) => {
                 // Rows cannot be taken back from a stream, so it has no limit.
@@ -72,7 +78,7 @@ impl RowEncoder {
                 }
             }
         }
-        if let Writer::Csv { header } = &mut self.writer {
+        if let Writer::Csv { header, .. } = &mut self.writer {
             *header &= fits == 0;
         }
         Ok((fits, fitting))
@@ -83,7 +89,14 @@ impl RowEncoder {
         match &self.writer {
             Writer::Json => write_json(batch),
             Writer::Text => write_text(batch),
-            Writer::Csv { header } => write_csv(batch, *header),
+            Writer::Csv { csv, header } => {
+                let mut bytes = Vec::new();
+                if *header {
+                    csv.header(names(&self.schema), &mut bytes);
+                }
+                csv.rows(batch, &mut bytes)?;
+                Ok(bytes)
+            }
             Writer::Arrow(_) => Err(Error::internal("an Arrow stream has no lines")),
         }
     }
@@ -91,54 +104,49 @@ impl RowEncoder {
     /// What stands after the last row; without rows also what stands before the first.
     pub(super) fn finish(&mut self) -> Result<Vec<u8>> {
         match &mut self.writer {
-            Writer::Json | Writer::Text => Ok(Vec::new()),
-            Writer::Csv { header: false } => Ok(Vec::new()),
-            Writer::Csv { header: true } => write_csv(&RecordBatch::new_empty(self.schema.clone()), true),
+            Writer::Json | Writer::Text | Writer::Csv { header: false, .. } => Ok(Vec::new()),
+            Writer::Csv { header: true, csv } => {
+                let mut bytes = Vec::new();
+                csv.header(names(&self.schema), &mut bytes);
+                Ok(bytes)
+            }
             Writer::Arrow(writer) => {
                 writer.finish().map_err(unwritable)?;
                 Ok(std::mem::take(writer.get_mut()))
             }
         }
     }
-
-    /// The batch in types that every reader knows.
-    fn plain(&self, batch: &RecordBatch) -> Result<RecordBatch> {
-        let columns = batch.columns().iter().zip(self.schema.fields());
-        let columns: Result<Vec<_>, ArrowError> = columns
-            .map(|(column, field)| cast(column, field.data_type()))
-            .collect();
-        RecordBatch::try_new(self.schema.clone(), columns.map_err(unwritable)?).map_err(unwritable)
-    }
 }
 
-/// A type without the forms that are for computing.
-pub(super) fn plain_type(found: &ArrowType) -> ArrowType {
-    match found {
-        ArrowType::Utf8View | ArrowType::LargeUtf8 => ArrowType::Utf8,
-        ArrowType::BinaryView | ArrowType::LargeBinary => ArrowType::Binary,
-        ArrowType::Dictionary(_, values) => plain_type(values),
-        other => other.clone(),
-    }
+/// The names of columns, in their order.
+pub(super) fn names(schema: &Schema) -> impl Iterator<Item = &str> {
+    schema.fields().iter().map(|field| field.name().as_str())
 }
 
-fn unwritable(error: ArrowError) -> Error {
+/// That no two columns have one name, where readers find values by it.
+pub(super) fn check_names(schema: &Schema) -> Result<()> {
+    let mut seen = std::collections::HashSet::new();
+    for name in names(schema) {
+        if !seen.insert(name) {
+            return Err(Error::invalid(format!(
+                "two columns are named \"{name}\"; give one of them another name with AS"
+            )));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn unwritable(error: ArrowError) -> Error {
     Error::invalid(format!("a row cannot be written: {error}"))
 }
 
-fn write_json(batch: &RecordBatch) -> Result<Vec<u8>> {
+/// An object a row, each on a line of its own.
+pub(super) fn write_json(batch: &RecordBatch) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let builder = WriterBuilder::new().with_explicit_nulls(true);
     let mut writer: LineDelimitedWriter<_> = builder.build(&mut bytes);
     writer.write(batch).map_err(unwritable)?;
     writer.finish().map_err(unwritable)?;
-    drop(writer);
-    Ok(bytes)
-}
-
-fn write_csv(batch: &RecordBatch, header: bool) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let mut writer = csv::WriterBuilder::new().with_header(header).build(&mut bytes);
-    writer.write(batch).map_err(unwritable)?;
     drop(writer);
     Ok(bytes)
 }

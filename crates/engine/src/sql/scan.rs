@@ -39,10 +39,10 @@ use datafusion::{
         metrics::ExecutionPlanMetricsSet,
     },
 };
-use dormouse_core::key::KeyRange;
+use dormouse_core::{key::KeyRange, ports::QueryProgress};
 use object_store::{ObjectMeta, ObjectStore, path::Path};
 
-use super::chains::chains;
+use super::{chains::chains, reading::Reading};
 use crate::{predicate::keeps_order, table::TableSchema};
 
 /// How many bytes of the end of a file are fetched at first: the footer of most.
@@ -53,6 +53,8 @@ const FOOTER_BYTES: usize = 64 << 10;
 pub(super) struct ScannedFile {
     pub(super) path: Path,
     pub(super) bytes: u64,
+    /// About how many of its rows are wanted.
+    pub(super) rows: u64,
     /// Of the row keys that are wanted.
     pub(super) range: KeyRange,
 }
@@ -79,6 +81,7 @@ pub(super) struct Scans<'a> {
     pub(super) store: &'a Arc<dyn ObjectStore>,
     pub(super) footers: &'a Arc<FileMetadataCache>,
     pub(super) pruned: Arc<Pruned>,
+    pub(super) progress: &'a Arc<QueryProgress>,
 }
 
 impl Scans<'_> {
@@ -100,6 +103,7 @@ impl Scans<'_> {
             .with_metadata_size_hint(FOOTER_BYTES)
             .with_parquet_file_reader_factory(Arc::new(reader));
         let bytes = files.iter().map(|file| file.bytes).fold(0, u64::saturating_add);
+        let wanted = files.iter().map(|file| file.rows).fold(0, u64::saturating_add);
         let files = files
             .into_iter()
             .map(|file| (file.range.clone(), file.bytes, file));
@@ -121,6 +125,7 @@ impl Scans<'_> {
             files,
             key_columns: Some(self.table.key_columns()),
             pruned: self.pruned.clone(),
+            reading: Arc::new(Reading::new(self.progress, wanted)),
         };
         Ok(Arc::new(DataSourceExec::new(Arc::new(scan))))
     }
@@ -144,6 +149,7 @@ struct TableScan {
     /// How many columns decide the order; none where the groups are read in another.
     key_columns: Option<usize>,
     pruned: Arc<Pruned>,
+    reading: Arc<Reading>,
 }
 
 impl TableScan {
@@ -154,7 +160,13 @@ impl TableScan {
             files: scan.downcast_ref::<FileScanConfig>()?.clone(),
             key_columns: self.key_columns.filter(|_| keeps_order),
             pruned: self.pruned.clone(),
+            reading: self.reading.clone(),
         }))
+    }
+
+    fn counted(&self, rows: SendableRecordBatchStream) -> SendableRecordBatchStream {
+        let partitions = self.files.output_partitioning().partition_count();
+        self.reading.counted(rows, partitions)
     }
 
     /// Whether what statistics say of a filter can be trusted: not where it looks at fractions, whose statistics leave
@@ -173,11 +185,11 @@ impl TableScan {
 
 impl DataSource for TableScan {
     fn open(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        self.files.open(partition, context)
+        Ok(self.counted(self.files.open(partition, context)?))
     }
 
     fn open_with_args(&self, args: OpenArgs) -> Result<SendableRecordBatchStream> {
-        self.files.open_with_args(args)
+        Ok(self.counted(self.files.open_with_args(args)?))
     }
 
     fn fmt_as(&self, t: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -310,6 +322,12 @@ impl DataSource for TableScan {
         &self,
         f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
     ) -> Result<TreeNodeRecursion> {
+        // What it projects may have constants that are longer than any row.
+        if let Some(projection) = self.files.file_source().projection() {
+            for projected in projection.iter() {
+                f(&projected.expr)?;
+            }
+        }
         self.files.apply_expressions(f)
     }
 

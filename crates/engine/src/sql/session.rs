@@ -4,18 +4,24 @@ use std::{num::NonZeroUsize, path::Path, sync::Arc};
 
 use datafusion::{
     execution::{
-        SessionState, SessionStateBuilder,
+        SessionState, SessionStateBuilder, SessionStateDefaults,
         cache::{cache_manager::FileMetadataCache, default_cache::DefaultCache},
         disk_manager::{DiskManagerBuilder, DiskManagerMode},
         memory_pool::{FairSpillPool, TrackConsumersPool},
         runtime_env::RuntimeEnvBuilder,
     },
+    logical_expr::planner::ExprPlanner,
     prelude::SessionConfig,
 };
 use dormouse_core::{Error, Result, ports::QueryLimits};
 
+use super::{growth::bounded, operators::BoundedOperators};
+
 /// How many of those that hold most memory are named when there is not enough.
 const NAMED_CONSUMERS: NonZeroUsize = NonZeroUsize::new(3).unwrap();
+
+/// Functions about the files that rows are in, which are nobody's business.
+const WITHHELD: [&str; 2] = ["input_file_name", "file_row_index"];
 
 /// The session of one query.
 pub(super) fn session(threads: NonZeroUsize, spill: &Path, limits: &QueryLimits) -> Result<SessionState> {
@@ -36,11 +42,25 @@ pub(super) fn session(threads: NonZeroUsize, spill: &Path, limits: &QueryLimits)
     // Rows that no filter wants are not decoded.
     options.execution.parquet.pushdown_filters = true;
     options.execution.parquet.reorder_filters = true;
-    Ok(SessionStateBuilder::new()
+    options.execution.enable_recursive_ctes = false;
+    options.execution.enforce_batch_size_in_joins = true;
+    let functions = SessionStateDefaults::default_scalar_functions().into_iter();
+    let functions = functions.filter(|function| !WITHHELD.contains(&function.name()));
+    let functions = functions.map(|function| bounded(&function).map_or(function, Arc::new));
+    let mut planners: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(BoundedOperators)];
+    planners.extend(SessionStateDefaults::default_expr_planners());
+    let mut session = SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(runtime)
         .with_default_features()
-        .build())
+        .with_scalar_functions(functions.collect())
+        // They compute what no bound is known for.
+        .with_higher_order_functions(Vec::new())
+        .with_expr_planners(planners)
+        .build();
+    // What functions take for now.
+    session.mark_start_execution();
+    Ok(session)
 }
 
 /// Footers that are kept for other queries.

@@ -27,7 +27,7 @@ use dormouse_core::{
     file::DataFile,
     key::{KeyBounds, KeyRange, KeyValue},
     partition::Leaf,
-    ports::TableSnapshot,
+    ports::{QueryProgress, TableSnapshot},
     row_rules::Filter,
     state::Reference,
 };
@@ -48,6 +48,7 @@ pub(super) struct SnapshotTable {
     snapshot: TableSnapshot,
     table: TableSchema,
     footers: Arc<FileMetadataCache>,
+    progress: Arc<QueryProgress>,
     /// Unlike that of the query's other tables.
     url: ObjectStoreUrl,
 }
@@ -58,12 +59,14 @@ impl SnapshotTable {
         snapshot: TableSnapshot,
         number: usize,
         footers: Arc<FileMetadataCache>,
+        progress: Arc<QueryProgress>,
     ) -> Result<Self> {
         Ok(Self {
             table: TableSchema::new(snapshot.schema.clone()),
             url: ObjectStoreUrl::parse(format!("dormouse://table-{number}"))?,
             snapshot,
             footers,
+            progress,
         })
     }
 
@@ -139,8 +142,9 @@ impl SnapshotTable {
         found
     }
 
-    fn scanned(&self, file: &DataFile, range: KeyRange) -> ScannedFile {
+    fn scanned(&self, file: &DataFile, range: KeyRange, rows: u64) -> ScannedFile {
         ScannedFile {
+            rows,
             path: file.name.object_path(&self.snapshot.table),
             bytes: file.bytes,
             range,
@@ -154,6 +158,7 @@ impl SnapshotTable {
             url: &self.url,
             store: &self.snapshot.store,
             footers: &self.footers,
+            progress: &self.progress,
             pruned: Arc::new(Pruned {
                 leaves: (found.leaves.len(), found.all_leaves),
                 files: (found.files().len(), found.all_files),
@@ -178,10 +183,13 @@ impl SnapshotTable {
             for reference in references {
                 let file = &reference.file;
                 if !self.snapshot.state.refers_to_all_of(file) {
-                    of_leaf.push(self.scanned(file, reference.range().clone()));
+                    of_leaf.push(self.scanned(file, reference.range().clone(), reference.rows()));
                 } else if let (Some(first), Some(last)) = (file.parts.first(), file.parts.last()) {
                     let range = first.range.union(&last.range);
-                    if whole.insert(&file.name, self.scanned(file, range)).is_none() {
+                    if whole
+                        .insert(&file.name, self.scanned(file, range, file.rows))
+                        .is_none()
+                    {
                         rows = rows.add(&Precision::Exact(
                             usize::try_from(file.rows).unwrap_or(usize::MAX),
                         ));
@@ -363,7 +371,7 @@ impl SnapshotTable {
         for (leaf, references) in &found.leaves {
             let files = references
                 .iter()
-                .map(|reference| self.scanned(&reference.file, reference.range().clone()));
+                .map(|reference| self.scanned(&reference.file, reference.range().clone(), reference.rows()));
             let rows: u64 = references
                 .iter()
                 .map(|reference| reference.rows())

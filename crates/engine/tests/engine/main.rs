@@ -5,10 +5,13 @@
 mod cancellation;
 mod compact;
 mod damage;
+mod database;
 mod export;
 mod fixture;
+mod hostile;
 mod ingest;
 mod inputs;
+mod outputs;
 mod pieces;
 mod properties;
 mod purge;
