@@ -36,11 +36,29 @@ pub enum Collection {
     /// Up to which transaction the tracker was compared with each log, and when lost jobs were last looked for.
     /// Partition key: table id, or `lost-jobs`. Written by the repair.
     TrackerRepairs,
+    /// Tenants. Partition key: `tenants`. Sort key: tenant id. Written by `tenants`.
+    Tenants,
+    /// API keys, as hashes. Partition key: tenant id. Sort key: key id. Written by `tenants`.
+    ApiKeys,
+    /// Bulk jobs. Partition key: tenant id. Sort key: job id. Written by `bulk`.
+    BulkJobs,
+    /// Bulk jobs by the time that they were made. Partition key: tenant id. Sort key:
+    /// `<13-digit epoch milliseconds>|<job id>`. Written by `bulk`.
+    BulkJobTimes,
+    /// Which bulk jobs of a tenant are open, wait and run. Partition key: tenant id. Written by `bulk`.
+    BulkQueues,
+    /// Answers to requests that may be sent again. Partition key: `<tenant id>|<route>`. Sort key: the key that the
+    /// client chose. Written by `api`.
+    IdempotencyKeys,
+    /// What was read over links for one use. Partition key: link id. Written by `api`.
+    Links,
+    /// Secrets of the instance, such as the one that signs links. Partition key: what it is for. Written by `api`.
+    Secrets,
 }
 
 impl Collection {
     /// Every collection.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 19] = [
         Self::Transactions,
         Self::Heads,
         Self::Snapshots,
@@ -52,6 +70,14 @@ impl Collection {
         Self::JobTimes,
         Self::ExportParts,
         Self::TrackerRepairs,
+        Self::Tenants,
+        Self::ApiKeys,
+        Self::BulkJobs,
+        Self::BulkJobTimes,
+        Self::BulkQueues,
+        Self::IdempotencyKeys,
+        Self::Links,
+        Self::Secrets,
     ];
 
     /// The name: of the DynamoDB table after `dormouse-<instance>-`, and of the SQLite rows.
@@ -68,6 +94,14 @@ impl Collection {
             Self::JobTimes => "job-times",
             Self::ExportParts => "export-parts",
             Self::TrackerRepairs => "tracker-repairs",
+            Self::Tenants => "tenants",
+            Self::ApiKeys => "api-keys",
+            Self::BulkJobs => "bulk-jobs",
+            Self::BulkJobTimes => "bulk-job-times",
+            Self::BulkQueues => "bulk-queues",
+            Self::IdempotencyKeys => "idempotency-keys",
+            Self::Links => "links",
+            Self::Secrets => "secrets",
         }
     }
 
@@ -77,7 +111,11 @@ impl Collection {
             Self::Transactions | Self::Heads | Self::Snapshots | Self::CommitOutcomes | Self::Tables => {
                 "tableId"
             }
-            Self::TableNames => "list",
+            Self::TableNames | Self::Tenants => "list",
+            Self::ApiKeys | Self::BulkJobs | Self::BulkJobTimes | Self::BulkQueues => "tenantId",
+            Self::IdempotencyKeys => "tenantAndRoute",
+            Self::Links => "link",
+            Self::Secrets => "what",
             Self::JobEvents => "job",
             Self::JobStatus => "jobId",
             Self::JobTimes => "day",
@@ -89,10 +127,20 @@ impl Collection {
     /// The attribute that holds the sort key in stores that name it. Empty where there is none.
     pub fn sort_attribute(self) -> &'static str {
         match self {
-            Self::Heads | Self::Tables | Self::TrackerRepairs => "",
+            Self::Heads
+            | Self::Tables
+            | Self::TrackerRepairs
+            | Self::BulkQueues
+            | Self::Links
+            | Self::Secrets => "",
             Self::Transactions | Self::Snapshots => "transaction",
             Self::CommitOutcomes => "commit",
             Self::TableNames => "name",
+            Self::Tenants => "tenantId",
+            Self::ApiKeys => "keyId",
+            Self::BulkJobs => "jobId",
+            Self::BulkJobTimes => "timeAndJob",
+            Self::IdempotencyKeys => "key",
             Self::JobEvents => "runAndEvent",
             Self::JobStatus => "kindAndTable",
             Self::JobTimes => "timeAndJob",
@@ -104,21 +152,37 @@ impl Collection {
     pub fn expires(self) -> bool {
         matches!(
             self,
-            Self::CommitOutcomes | Self::JobEvents | Self::JobStatus | Self::JobTimes | Self::ExportParts
+            Self::CommitOutcomes
+                | Self::JobEvents
+                | Self::JobStatus
+                | Self::JobTimes
+                | Self::ExportParts
+                | Self::IdempotencyKeys
+                | Self::Links
         )
     }
 
     /// What its sort keys are.
     pub fn sort_kind(self) -> SortKind {
         match self {
-            Self::Heads | Self::Tables | Self::TrackerRepairs => SortKind::None,
+            Self::Heads
+            | Self::Tables
+            | Self::TrackerRepairs
+            | Self::BulkQueues
+            | Self::Links
+            | Self::Secrets => SortKind::None,
             Self::Transactions | Self::Snapshots => SortKind::Number,
             Self::CommitOutcomes
             | Self::TableNames
             | Self::JobEvents
             | Self::JobStatus
             | Self::JobTimes
-            | Self::ExportParts => SortKind::Text,
+            | Self::ExportParts
+            | Self::Tenants
+            | Self::ApiKeys
+            | Self::BulkJobs
+            | Self::BulkJobTimes
+            | Self::IdempotencyKeys => SortKind::Text,
         }
     }
 }
@@ -159,6 +223,14 @@ mod tests {
             "job-times",
             "export-parts",
             "tracker-repairs",
+            "tenants",
+            "api-keys",
+            "bulk-jobs",
+            "bulk-job-times",
+            "bulk-queues",
+            "idempotency-keys",
+            "links",
+            "secrets",
         ];
         assert_eq!(names, stored);
     }

@@ -106,6 +106,8 @@ text_id! {
     SubExportId, "sub-export id";
     /// Names a bucket.
     BucketName, "bucket name";
+    /// Names a bulk job within its tenant.
+    BulkJobId, "job id";
 }
 
 impl PartitionId {

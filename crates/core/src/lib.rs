@@ -11,6 +11,7 @@
 //! | [`ports`] | what Dormouse needs from the world, with each port's contract |
 //! | [`state`] | the table state: records, their effects, the log, snapshots, and the commit loop |
 //! | [`tables`], [`tracker`], [`config`] | the index of tables, what became of jobs, properties |
+//! | [`tenants`], [`bulk`] | who may ask over HTTP, and the jobs that they make |
 //! | [`plan`] | planners: pure functions from a state to what should be done |
 //! | [`message`] | message bodies as users and workers send them |
 //! | [`gather`] | many things sent by few calls |
@@ -19,6 +20,7 @@
 
 #![warn(missing_docs)]
 
+pub mod bulk;
 pub mod collections;
 pub mod config;
 pub mod error;
@@ -35,6 +37,7 @@ pub mod row_rules;
 pub mod schema;
 pub mod state;
 pub mod tables;
+pub mod tenants;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod time;

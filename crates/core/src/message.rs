@@ -9,6 +9,7 @@ pub mod export;
 pub mod export_leaf;
 pub mod ingest;
 pub mod location;
+pub mod query;
 pub mod splitting;
 
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
@@ -24,6 +25,7 @@ pub use export::ExportMessage;
 pub use export_leaf::ExportLeafMessage;
 pub use ingest::IngestMessage;
 pub use location::Location;
+pub use query::QueryMessage;
 pub use splitting::SplittingMessage;
 
 /// The table that a message names.

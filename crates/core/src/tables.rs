@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::{
     collections::Collection,
-    config::InstanceSettings,
+    config::{InstanceSettings, TableSettings},
     error::{Error, ErrorKind, Result},
     ids::{TableId, TableName},
     partition::Partition,
@@ -388,6 +388,44 @@ impl Tables {
         let info = self.named(name).await?;
         self.update(&info.id, |info| info.phase = phase, |_, _| Vec::new())
             .await
+    }
+
+    /// Sets properties of a table; one without a value is the instance's again.
+    ///
+    /// # Errors
+    /// `NotFound`; `Invalid` when a property is wrong.
+    pub async fn set_properties(
+        &self,
+        name: &TableName,
+        properties: BTreeMap<String, String>,
+    ) -> Result<TableInfo> {
+        let info = self.named(name).await?;
+        let state = self.states.live_state(&info.id).await?;
+        let schema = state
+            .schema()
+            .ok_or_else(|| Error::corrupt(format!("table {name} has no schema")))?;
+        let (unset, set): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            properties.into_iter().partition(|(_, value)| value.is_empty());
+        let defaults = InstanceSettings::default();
+        let unset: Vec<_> = unset
+            .keys()
+            .map(|key| TableSettings::name_of(key))
+            .collect::<Result<_>>()?;
+        defaults.for_table(&set)?.row_rules().check(schema)?;
+        self.update(
+            &info.id,
+            |info| {
+                let is_kept = |key: &String| {
+                    let name = TableSettings::name_of(key).ok();
+                    let is_set = |other: &String| TableSettings::name_of(other).ok() == name;
+                    !set.keys().any(is_set) && !name.is_some_and(|name| unset.contains(&name))
+                };
+                info.properties.retain(|key, _| is_kept(key));
+                info.properties.extend(set.clone());
+            },
+            |_, _| Vec::new(),
+        )
+        .await
     }
 
     /// Deletes a table: its name is free at once, its objects go with garbage collection.

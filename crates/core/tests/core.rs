@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "core/bulk.rs"]
+mod bulk;
 #[path = "core/compaction_plan.rs"]
 mod compaction_plan;
 #[path = "core/export_plan.rs"]

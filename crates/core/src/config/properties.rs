@@ -133,8 +133,67 @@ properties! {
         "As above, of the queue `compaction`.";
     SPLITTING_QUEUE_URL = "partition.splitting.job.queue.url", Instance, Kind::Text, "",
         "As above, of the queue `splitting`.";
+    QUERY_QUEUE_URL = "query.queue.url", Instance, Kind::Text, "",
+        "As above, of the queue `query`.";
     COMMIT_QUEUE_URL = "statestore.committer.queue.url", Instance, Kind::Text, "",
         "As above, of the queue `commit`, `dormouse-<instance>-commit.fifo`.";
+    RESULT_SIZE_THRESHOLD = "result.size.threshold", Instance, Kind::Count, "10000",
+        "The most rows that the query API answers at once; a query with more is cut off and says so.";
+    RESULT_SIZE_BYTES = "result.size.bytes", Instance, Kind::Bytes, "16M",
+        "The most bytes of rows that it answers at once.";
+    QUERY_TIMEOUT = "query.default.timeout.seconds", Instance, Kind::Period, "60",
+        "How long a query over the query API may take that names no time.";
+    QUERY_MAX_TIMEOUT = "query.max.timeout.seconds", Instance, Kind::Period, "300",
+        "The longest time that one may name.";
+    QUERY_CONCURRENCY = "query.concurrency", Instance, Kind::Count, "8",
+        "How many queries of the query API one process answers at a time; others wait for their turn.";
+    QUERY_MEMORY = "query.memory.bytes", Instance, Kind::Bytes, "256M",
+        "How much memory the sorts, joins and aggregates of one query hold before they go to disk.";
+    QUERY_DISK = "query.disk.bytes", Instance, Kind::Bytes, "20G",
+        "How much disk one query may take.";
+    QUERY_FOOTERS = "query.footers.bytes", Instance, Kind::Bytes, "256M",
+        "How many bytes of footers of files one process keeps for its queries.";
+    BULK_CONCURRENCY = "bulk.concurrency", Instance, Kind::Count, "2",
+        "How many bulk jobs one process runs at a time.";
+    BULK_MAX_FILE_SIZE = "bulk.max.file.size.mb", Instance, Kind::Count, "150",
+        "The largest upload of a bulk job, in units of 1048576 bytes.";
+    BULK_JOB_TIMEOUT = "bulk.job.timeout.hours", Instance, Kind::Period, "24",
+        "How long a bulk job lives, from when it was made, before it fails or is aborted.";
+    BULK_MAX_CONCURRENT_JOBS = "bulk.max.concurrent.jobs", Instance, Kind::Count, "5",
+        "How many bulk jobs of a tenant run at a time.";
+    BULK_CONCURRENCY_POLICY = "bulk.concurrency.policy", Instance, Kind::Word(&["queue", "reject"]), "queue",
+        "What becomes of a bulk job that is started while as many run: `queue` lets it wait for its turn, `reject` \
+         answers 429.";
+    BULK_MAX_OPEN_JOBS = "bulk.max.open.jobs", Instance, Kind::Count, "100",
+        "How many bulk jobs of a tenant may not have ended, at most 1000. More are answered with 429.";
+    BULK_RESULT_RETENTION = "bulk.result.retention.days", Instance, Kind::Period, "7",
+        "How long the results of a bulk job stay after it has ended.";
+    BULK_JOB_RETENTION = "bulk.job.retention.days", Instance, Kind::Period, "7",
+        "How long a bulk job is known after it has ended; not shorter than its results stay.";
+    BULK_RESULTS_PREFIX = "bulk.results.prefix", Instance, Kind::Text, "exports/",
+        "What the results of bulk jobs are below in the bucket of exports; a job's are in \
+         `tenant-<tenant>/job-<job>/` there.";
+    BULK_SWEEP_PERIOD = "bulk.sweep.period.seconds", Instance, Kind::Period, "20",
+        "How often `serve` looks for bulk jobs that have lost their message or worker, or are too old.";
+    PRESIGNED_URL_EXPIRY = "presigned.url.expiry.seconds", Instance, Kind::Period, "3600",
+        "How long a link to the result of a bulk job is good for.";
+    IDEMPOTENCY_TTL = "idempotency.ttl.hours", Instance, Kind::Period, "24",
+        "How long the answer to a request with an idempotency key is given again.";
+    RATE_LIMITS = "api.rate.limits", Instance, Kind::Flag, "true",
+        "Whether the rates below are limits.";
+    RATE_QUERIES = "api.rate.queries", Instance, Kind::Count, "100",
+        "How many queries a tenant may ask in a minute.";
+    RATE_BULK_CREATE = "api.rate.bulk.create", Instance, Kind::Count, "10",
+        "How many bulk jobs a tenant may make in a minute.";
+    RATE_BULK = "api.rate.bulk", Instance, Kind::Count, "100",
+        "How many other requests about bulk jobs a tenant may make in a minute.";
+    RATE_JOBS = "api.rate.jobs", Instance, Kind::Count, "300",
+        "How many requests at `/jobs` and `/limits` a tenant may make in a minute.";
+    API_URL = "api.url", Instance, Kind::Text, "",
+        "What links to the API begin with, such as `https://data.example.org`; none takes the address that it \
+         listens on.";
+    API_BODY_BYTES = "api.body.max.bytes", Instance, Kind::Bytes, "1M",
+        "The largest body of a request to the API.";
     METRICS_NAMESPACE = "metrics.namespace", Instance, Kind::Text, "Dormouse",
         "On AWS, the CloudWatch namespace of the metrics that workers and schedules log.";
     ECS_CLUSTER = "ecs.cluster", Instance, Kind::Text, "",
@@ -157,6 +216,10 @@ properties! {
     FILE_TARGET = "table.ingest.file.target.bytes", Table, Kind::Bytes, "8M",
         "Ingest puts the rows of consecutive leaves into one file until it holds so many bytes, as they are in \
          memory. Jobs with more than that for a leaf give it a file of its own.";
+    TENANT = "table.tenant", Table, Kind::Text, "",
+        "The tenant that a table belongs to. Queries over HTTP of other tenants do not see it.";
+    SHARED = "table.shared", Table, Kind::Flag, "false",
+        "Whether every tenant may read a table.";
     FILTERS = "table.filters", Table, Kind::Filters, "",
         "Which rows count, such as `ageOff(timestamp,86400000)`: rows whose time is so many milliseconds ago are \
          dropped by compactions, and left out of exports.";
@@ -191,7 +254,8 @@ pub fn reference_page() -> String {
         "# Properties\n\n\
          Set for an instance in `instance.properties`, in its data directory or on AWS in its config bucket, or in the \
          environment \
-         (`dormouse.gc.period.minutes` is `DORMOUSE_GC_PERIOD_MINUTES`), for a table with \
+         (`dormouse.gc.period.minutes` is `DORMOUSE_GC_PERIOD_MINUTES`, and may be `SPECTRA_GC_PERIOD_MINUTES`), for a \
+         table with \
          `dormouse table create --set KEY=VALUE`. A table property that is set for the instance is the default \
          of its tables. Every key may also be written with Sleeper's prefix, `sleeper.`.\n\n\
          Sizes take a suffix K, M, G or T; times may have a fraction.\n",

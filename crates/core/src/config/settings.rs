@@ -184,6 +184,16 @@ fn seconds_of(property: &Property) -> f64 {
     }
 }
 
+/// The environment variables that set a property, the strongest first.
+fn variables(property: &Property) -> Vec<String> {
+    let name = property.name.replace('.', "_").to_uppercase();
+    let mut variables = vec![format!("DORMOUSE_{name}"), format!("SPECTRA_{name}")];
+    if property.name == keys::PRESIGNED_URL_EXPIRY.name {
+        variables.push("SPECTRA_PRESIGNED_URL_EXPIRY".to_owned());
+    }
+    variables
+}
+
 fn bucket(values: &BTreeMap<String, String>, property: &Property) -> Result<Option<BucketName>> {
     match value(values, property) {
         "" => Ok(None),
@@ -201,6 +211,7 @@ fn queue_property(queue: QueueName) -> &'static Property {
         QueueName::Compaction => &keys::COMPACTION_QUEUE_URL,
         QueueName::Splitting => &keys::SPLITTING_QUEUE_URL,
         QueueName::Commit => &keys::COMMIT_QUEUE_URL,
+        QueueName::Query => &keys::QUERY_QUEUE_URL,
     }
 }
 
@@ -240,11 +251,14 @@ impl InstanceSettings {
         }
         let environment: BTreeMap<String, String> = environment.into_iter().collect();
         for property in PROPERTIES {
-            let variable = format!("DORMOUSE_{}", property.name.replace('.', "_").to_uppercase());
-            if let Some(value) = environment.get(&variable) {
-                check(property, value.trim())
-                    .map_err(|error| error.context(format!("environment variable {variable} is wrong")))?;
-                pairs.push((property.name.to_owned(), value.clone()));
+            // The later one wins.
+            for variable in variables(property).iter().rev() {
+                if let Some(value) = environment.get(variable) {
+                    check(property, value.trim()).map_err(|error| {
+                        error.context(format!("environment variable {variable} is wrong"))
+                    })?;
+                    pairs.push((property.name.to_owned(), value.clone()));
+                }
             }
         }
         Ok(Self {
@@ -310,6 +324,75 @@ impl InstanceSettings {
         ecs_public_ip: flag(ECS_PUBLIC_IP) -> bool;
         /// How long the inputs of a compaction are kept from others.
         compaction_lease: time(COMPACTION_LEASE) -> Duration;
+        /// The most rows that a query is answered with at once.
+        result_rows: count(RESULT_SIZE_THRESHOLD) -> u64;
+        /// The most bytes of rows that a query is answered with at once.
+        result_bytes: bytes(RESULT_SIZE_BYTES) -> u64;
+        /// How long a query may take that names no time.
+        query_timeout: time(QUERY_TIMEOUT) -> Duration;
+        /// The longest time that a query may name.
+        query_max_timeout: time(QUERY_MAX_TIMEOUT) -> Duration;
+        /// How much memory a query may hold.
+        query_memory_bytes: bytes(QUERY_MEMORY) -> u64;
+        /// How much disk a query may take.
+        query_disk_bytes: bytes(QUERY_DISK) -> u64;
+        /// How many bytes of footers a process keeps for its queries.
+        query_footer_bytes: bytes(QUERY_FOOTERS) -> u64;
+        /// The largest upload, in units of 1048576 bytes.
+        bulk_max_file_size_mb: count(BULK_MAX_FILE_SIZE) -> u64;
+        /// How long a bulk job lives.
+        bulk_job_timeout: time(BULK_JOB_TIMEOUT) -> Duration;
+        /// How many bulk jobs of a tenant run at a time.
+        bulk_max_concurrent_jobs: count(BULK_MAX_CONCURRENT_JOBS) -> u64;
+        /// How long results stay.
+        bulk_result_retention: time(BULK_RESULT_RETENTION) -> Duration;
+        /// What results are below in the bucket of exports.
+        bulk_results_prefix: text(BULK_RESULTS_PREFIX) -> &str;
+        /// How often bulk jobs are looked after.
+        bulk_sweep_period: time(BULK_SWEEP_PERIOD) -> Duration;
+        /// How long a link to a result is good for.
+        link_life: time(PRESIGNED_URL_EXPIRY) -> Duration;
+        /// How long the answer to a request with an idempotency key is given again.
+        idempotency_ttl: time(IDEMPOTENCY_TTL) -> Duration;
+        /// Whether rates are limited.
+        rate_limits: flag(RATE_LIMITS) -> bool;
+        /// How many queries a tenant may ask in a minute.
+        rate_queries: count(RATE_QUERIES) -> u64;
+        /// How many bulk jobs a tenant may make in a minute.
+        rate_bulk_create: count(RATE_BULK_CREATE) -> u64;
+        /// How many other requests about bulk jobs a tenant may make in a minute.
+        rate_bulk: count(RATE_BULK) -> u64;
+        /// How many requests about jobs of all kinds a tenant may make in a minute.
+        rate_jobs: count(RATE_JOBS) -> u64;
+        /// What links to the API begin with; empty for the address that it listens on.
+        api_url: text(API_URL) -> &str;
+        /// The largest body of a request to the API.
+        api_body_bytes: bytes(API_BODY_BYTES) -> u64;
+    }
+
+    /// Whether a bulk job that is started while as many run as may waits for its turn, or is refused.
+    pub fn bulk_jobs_wait(&self) -> bool {
+        value(&self.values, &keys::BULK_CONCURRENCY_POLICY) == "queue"
+    }
+
+    /// How many bulk jobs of a tenant may not have ended; at least one, and at most 1000.
+    pub fn bulk_max_open_jobs(&self) -> u64 {
+        count(&self.values, &keys::BULK_MAX_OPEN_JOBS).clamp(1, 1000)
+    }
+
+    /// How long a bulk job is known after it has ended.
+    pub fn bulk_job_retention(&self) -> Duration {
+        time(&self.values, &keys::BULK_JOB_RETENTION).max(self.bulk_result_retention())
+    }
+
+    /// How many queries a process answers at a time; at least one.
+    pub fn query_concurrency(&self) -> usize {
+        (count(&self.values, &keys::QUERY_CONCURRENCY) as usize).max(1)
+    }
+
+    /// How many bulk jobs a process runs at a time; at least one.
+    pub fn bulk_concurrency(&self) -> usize {
+        (count(&self.values, &keys::BULK_CONCURRENCY) as usize).max(1)
     }
 
     /// The bucket of table data; none when the instance's name tells it.
@@ -344,7 +427,7 @@ impl InstanceSettings {
             QueueName::Ingest => count(&self.values, &keys::INGEST_MAX_TASKS),
             QueueName::ExportLeaf => count(&self.values, &keys::EXPORT_MAX_TASKS),
             QueueName::Compaction => count(&self.values, &keys::COMPACTION_MAX_TASKS),
-            QueueName::Export | QueueName::Splitting | QueueName::Commit => 1,
+            QueueName::Export | QueueName::Splitting | QueueName::Commit | QueueName::Query => 1,
         }
     }
 
@@ -411,6 +494,14 @@ impl TableSettings {
         checked(properties.clone(), Some(Scope::Table)).map(|_| ())
     }
 
+    /// The name of a table property, without its prefix.
+    ///
+    /// # Errors
+    /// `Invalid` when there is none, with the nearest known one.
+    pub fn name_of(key: &str) -> Result<&'static str> {
+        find(key, Some(Scope::Table)).map(|property| property.name)
+    }
+
     getters! {
         /// About how many bytes ingest puts into a file of several leaves.
         file_target_bytes: bytes(FILE_TARGET) -> u64;
@@ -422,6 +513,10 @@ impl TableSettings {
         snapshot_min_transactions: count(SNAPSHOT_MIN_TRANSACTIONS) -> u64;
         /// How long a file stays after the last state that is kept refers to it.
         gc_delay: time(GC_DELAY) -> Duration;
+        /// The tenant that the table belongs to; empty for none.
+        tenant: text(TENANT) -> &str;
+        /// Whether every tenant may read the table.
+        shared: flag(SHARED) -> bool;
     }
 
     /// Which files are merged.
@@ -463,6 +558,34 @@ mod tests {
         let settings = InstanceSettings::read(text, environment).unwrap();
         assert_eq!(settings.gc_period(), Duration::from_secs(300));
         assert_eq!(settings.memory_bytes(), 1 << 30);
+    }
+
+    #[test]
+    fn names_of_the_bulk_api_are_read_from_the_environment() {
+        let read = |pairs: &[(&str, &str)]| {
+            let pairs = pairs
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            InstanceSettings::read("", pairs).unwrap()
+        };
+        let settings = read(&[
+            ("SPECTRA_BULK_MAX_FILE_SIZE_MB", "10"),
+            ("SPECTRA_BULK_JOB_TIMEOUT_HOURS", "2"),
+            ("SPECTRA_PRESIGNED_URL_EXPIRY", "60"),
+            ("SPECTRA_BULK_MAX_CONCURRENT_JOBS", "3"),
+            ("SPECTRA_RESULT_SIZE_THRESHOLD", "500"),
+        ]);
+        assert_eq!(settings.bulk_max_file_size_mb(), 10);
+        assert_eq!(settings.bulk_job_timeout(), Duration::from_secs(7200));
+        assert_eq!(settings.link_life(), Duration::from_secs(60));
+        assert_eq!(settings.bulk_max_concurrent_jobs(), 3);
+        assert_eq!(settings.result_rows(), 500);
+        let both = read(&[
+            ("SPECTRA_PRESIGNED_URL_EXPIRY", "60"),
+            ("SPECTRA_PRESIGNED_URL_EXPIRY_SECONDS", "70"),
+            ("DORMOUSE_PRESIGNED_URL_EXPIRY_SECONDS", "80"),
+        ]);
+        assert_eq!(both.link_life(), Duration::from_secs(80));
     }
 
     fn instance(text: &str) -> InstanceSettings {

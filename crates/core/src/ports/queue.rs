@@ -29,17 +29,20 @@ pub enum QueueName {
     Splitting,
     /// Commit requests, ordered by table.
     Commit,
+    /// Bulk query jobs.
+    Query,
 }
 
 impl QueueName {
     /// Every queue.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Ingest,
         Self::Export,
         Self::ExportLeaf,
         Self::Compaction,
         Self::Splitting,
         Self::Commit,
+        Self::Query,
     ];
 
     /// The name.
@@ -51,6 +54,7 @@ impl QueueName {
             Self::Compaction => "compaction",
             Self::Splitting => "splitting",
             Self::Commit => "commit",
+            Self::Query => "query",
         }
     }
 

@@ -8,6 +8,7 @@ use std::{
 };
 
 use object_store::{ObjectStore, path::Path};
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot::{self, error::TryRecvError};
 
 use super::{
@@ -54,7 +55,8 @@ pub struct Committed {
 }
 
 /// Which state to read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum AsOf {
     /// After this transaction.
     Transaction(TransactionNumber),

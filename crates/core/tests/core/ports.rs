@@ -257,7 +257,8 @@ fn a_message_has_a_limit_and_a_queue_a_name() {
             "export-leaf",
             "compaction",
             "splitting",
-            "commit"
+            "commit",
+            "query"
         ]
     );
     for name in QueueName::ALL {

@@ -252,7 +252,7 @@ async fn read_input(input: &InputObject) -> Result<Vec<MemoryRow>> {
     })
 }
 
-async fn read_file(input: &MergeInput, leaf: &Leaf) -> Result<Vec<MemoryRow>> {
+pub(super) async fn read_file(input: &MergeInput, leaf: &Leaf) -> Result<Vec<MemoryRow>> {
     let object = input.store.get(&input.path).await?.bytes().await?;
     let damaged = |what: String| Err(Error::corrupt(format!("file {} {what}", input.path)));
     if input.exact.is_none() && MemoryRowEngine::checksum(&object) != input.checksum {
