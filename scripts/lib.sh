@@ -13,6 +13,7 @@ export DORMOUSE_CACHE=${DORMOUSE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/dormouse
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$DORMOUSE_CACHE/target}
 TOOLS=$DORMOUSE_CACHE/tools
 VENV=$DORMOUSE_CACHE/venv
+CLIENTS=$DORMOUSE_CACHE/clients
 EMULATORS=$DORMOUSE_CACHE/emulators
 mkdir -p "$TOOLS" "$CARGO_TARGET_DIR"
 
@@ -38,18 +39,31 @@ need_rust() {
     done
 }
 
-# Installs the pinned Python packages into a virtual environment in the cache.
-need_python() {
+# Installs pinned Python packages into a virtual environment in the cache.
+install_python() {
     need python3 "Install Python 3.11 or newer."
-    local stamp=$VENV/.installed wanted
-    wanted=$(cat scripts/requirements.txt)
+    local venv=$1 requirements=$2 stamp=$1/.installed wanted
+    wanted=$(cat "$requirements")
     if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
-        step "installing Python packages into $VENV"
-        python3 -m venv "$VENV" ||
+        step "installing Python packages into $venv"
+        python3 -m venv "$venv" ||
             { echo "missing: Python's venv, such as Debian's package python3-venv" >&2; exit 1; }
-        "$VENV/bin/pip" install --quiet --disable-pip-version-check -r scripts/requirements.txt >&2
+        "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$requirements" >&2
         printf '%s' "$wanted" >"$stamp"
     fi
+}
+
+# What the tests and benchmarks themselves use.
+need_python() {
+    install_python "$VENV" scripts/requirements.txt
+}
+
+# Clients of the HTTP API that the system tests drive.
+need_clients() {
+    install_python "$CLIENTS" scripts/requirements-clients.txt
+    need curl "Install it, such as Debian's package curl."
+    need gunzip "Install it, such as Debian's package gzip."
+    need zstd "Install it, such as Debian's package zstd."
 }
 
 # Installs the emulators of AWS: MiniStack (S3, SQS, ECS) and dynoxide (DynamoDB).

@@ -93,3 +93,12 @@ def test_what_is_no_query_is_refused(make_instance: Make) -> None:
         refused = instance.run("query", sql, code=2)
         assert reason in refused.stderr and refused.stdout == "", (sql, refused)
     assert instance.json("query", "SELECT count(*) AS rows FROM events") == [{"rows": 0}]
+
+
+def test_the_shell_answers_what_is_typed(make_instance: Make) -> None:
+    """Statements over several lines, a command, a mistake; the shell goes on, and ends well."""
+    instance = filled(make_instance)
+    typed = "SELECT count(*) AS rows\nFROM events;\n\\d events\nSELECT nothing FROM events;\nSELECT 1 + 1 AS two;\n"
+    shown = instance.run("shell", "--output", "csv", stdin=typed)
+    assert "rows\n12000\n" in shown.stdout and "two\n2\n" in shown.stdout and "events" in shown.stdout
+    assert "nothing" in shown.stderr

@@ -1,12 +1,13 @@
 //! Every command and option.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use dormouse_core::{
     ids::{BucketName, ExportId, JobId, TableName},
     ports::QueueName,
     predicate::Predicate,
+    tenants::{Scope, TenantId},
     time::Timestamp,
     tracker::{JobKind, JobStatus},
 };
@@ -120,6 +121,12 @@ pub(crate) enum Command {
         Names are written as tables and columns have them; those with other characters than letters, digits and _\n\
         in \"quotes\".")]
     Query(QueryArgs),
+    /// Answers SQL as it is typed, with history and completion.
+    #[command(after_help = "Examples:\n  \
+        dormouse shell\n  \
+        dormouse shell --as-of 2026-11-20T09:30:00Z\n\n\
+        A statement ends with ; and \\? shows what else there is.")]
+    Shell(RowsArgs),
     /// Finds rows by their keys.
     #[command(after_help = "Examples:\n  \
         dormouse get events alice\n  \
@@ -173,8 +180,21 @@ pub(crate) enum Command {
     /// Makes links to the files of an export, which need no credentials. On AWS.
     #[command(after_help = "Example:\n  dormouse links nightly-2026-11-20 --hours 12 --instance prod")]
     Links(LinksArgs),
-    /// Runs every worker and schedule in one process, until it is stopped.
-    Serve,
+    /// Runs every worker and schedule, and the HTTP API, in one process, until it is stopped.
+    #[command(after_help = "Examples:\n  \
+        dormouse serve\n  \
+        dormouse serve --listen 0.0.0.0:8440\n\n\
+        The API tells of itself at /docs.")]
+    Serve(ServeArgs),
+    /// Serves the HTTP API alone, until it is stopped.
+    #[command(after_help = "Example:\n  dormouse api --listen 0.0.0.0:8440 --instance prod")]
+    Api(ApiArgs),
+    /// Makes, lists and deletes tenants, who ask over HTTP.
+    #[command(subcommand)]
+    Tenant(TenantCommand),
+    /// Makes, lists, rotates and revokes the keys that tenants ask with.
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Collects garbage now: files that no state that is kept refers to, and old orphans.
     #[command(after_help = "Example:\n  dormouse gc --orphan-age-hours 1")]
     Gc(GcArgs),
@@ -200,7 +220,7 @@ pub(crate) enum Command {
 impl Command {
     /// Whether the command runs until it is stopped, and its logs are of interest.
     pub(crate) fn is_server(&self) -> bool {
-        matches!(self, Self::Serve | Self::Worker(_))
+        matches!(self, Self::Serve(_) | Self::Api(_) | Self::Worker(_))
     }
 }
 
@@ -219,6 +239,16 @@ pub(crate) enum TableCommand {
     List,
     /// Shows a table: its columns, leaves, files, rows and properties.
     Describe { table: TableName },
+    /// Sets properties of a table; a property without a value is the instance's again.
+    #[command(after_help = "Examples:\n  \
+        dormouse table set events dormouse.table.shared=true\n  \
+        dormouse table set events dormouse.table.shared=")]
+    Set {
+        table: TableName,
+        /// A property of the table and its value.
+        #[arg(required = true, value_name = "KEY=VALUE")]
+        properties: Vec<String>,
+    },
     /// Deletes a table and, with the next garbage collections, its objects.
     Delete {
         table: TableName,
@@ -531,6 +561,8 @@ pub(crate) enum WorkerKind {
     Splitter,
     /// Queue commit: appends queued commits.
     Committer,
+    /// Queue query: runs bulk jobs.
+    Query,
     /// Schedule: looks for files to merge.
     CompactionPlanner,
     /// Schedule: looks for leaves to split.
@@ -541,6 +573,90 @@ pub(crate) enum WorkerKind {
     Gc,
     /// Schedule: repair of the tracker.
     Repair,
+    /// Schedule: bulk jobs that have lost their worker, or are too old.
+    BulkSweep,
+}
+
+/// The address that the API listens on when none is named.
+pub(crate) const DEFAULT_LISTEN: &str = "127.0.0.1:8440";
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ServeArgs {
+    /// The address that the API listens on; 127.0.0.1:8440 if it is free.
+    #[arg(long, env = "DORMOUSE_LISTEN", value_name = "ADDRESS:PORT")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Run without the API.
+    #[arg(long, conflicts_with = "listen")]
+    pub(crate) no_api: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ApiArgs {
+    /// The address to listen on.
+    #[arg(long, env = "DORMOUSE_LISTEN", default_value = DEFAULT_LISTEN, value_name = "ADDRESS:PORT")]
+    pub(crate) listen: SocketAddr,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TenantCommand {
+    /// Makes a tenant. As soon as there is one, the API answers only those who have a key.
+    #[command(after_help = "Examples:\n  \
+        dormouse tenant create acme\n  \
+        dormouse key create acme --name nightly\n  \
+        dormouse table create orders --schema orders.json --set dormouse.table.tenant=acme\n\n\
+        A tenant reads the tables whose property table.tenant names it, and those with table.shared=true.")]
+    Create {
+        /// Lower-case letters, digits and '-'.
+        tenant: TenantId,
+    },
+    /// Lists all tenants.
+    List,
+    /// Deletes a tenant, its keys, and its jobs with their results. Its tables stay, and are nobody's over HTTP.
+    Delete {
+        tenant: TenantId,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Makes a key, and prints it: this once, as only its hash is kept.
+    #[command(after_help = "Examples:\n  \
+        dormouse key create acme --name nightly\n  \
+        dormouse key create acme --scope query:execute --days 30")]
+    Create {
+        tenant: TenantId,
+        /// What to call it.
+        #[arg(long, default_value = "")]
+        name: String,
+        /// What it may be used for: query:execute, bulk:create, bulk:read, bulk:cancel, admin:*. All of them without
+        /// any.
+        #[arg(long = "scope", value_name = "SCOPE")]
+        scopes: Vec<Scope>,
+        /// After how many days it is no good any more; never without it.
+        #[arg(long)]
+        days: Option<u32>,
+    },
+    /// Makes a key like this one, and prints it; the old one is good for some time more.
+    #[command(after_help = "Example:\n  dormouse key rotate acme 0f3a5c7e9b1d --overlap-hours 48")]
+    Rotate {
+        tenant: TenantId,
+        /// The old key's id.
+        key: String,
+        /// How long the old key is good for.
+        #[arg(long, default_value_t = 24)]
+        overlap_hours: u32,
+    },
+    /// Makes a key no good from now on.
+    Revoke {
+        tenant: TenantId,
+        /// The key's id.
+        key: String,
+    },
+    /// Lists a tenant's keys.
+    List { tenant: TenantId },
 }
 
 #[derive(Debug, ClapArgs)]

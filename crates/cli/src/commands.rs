@@ -1,5 +1,6 @@
 //! One file per noun.
 
+mod api;
 mod compact;
 mod demo;
 mod doctor;
@@ -10,6 +11,7 @@ mod generate;
 mod ingest;
 mod instance;
 mod jobs;
+mod key;
 mod links;
 mod partitions;
 mod properties;
@@ -18,9 +20,11 @@ mod query;
 mod queue;
 mod scale;
 mod serve;
+mod shell;
 mod split;
 mod status;
 mod table;
+mod tenant;
 
 use std::process::ExitCode;
 
@@ -61,6 +65,8 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         printer,
     };
     match args.command {
+        Command::Tenant(command) => tenant::run(&context, command).await?,
+        Command::Key(command) => key::run(&context, command).await?,
         Command::Table(command) => table::run(&context, command).await?,
         Command::Partitions(args) => partitions::run(&context, &args).await?,
         Command::Files(args) => files::run(&context, &args).await?,
@@ -68,6 +74,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         Command::Export(args) => return export::run(&context, args).await,
         Command::Query(args) => Box::pin(query::query(&context, &args)).await?,
         Command::Get(args) => Box::pin(query::get(&context, &args)).await?,
+        Command::Shell(args) => shell::run(&context, &args).await?,
         Command::Status(args) => status::run(&context, &args).await?,
         Command::Split(args) => split::run(&context, &args).await?,
         Command::Compact(args) => return compact::run(&context, &args).await,
@@ -75,7 +82,8 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         Command::Jobs(command) => jobs::run(&context, command).await?,
         Command::Queue(command) => queue::run(&context, command).await?,
         Command::Worker(args) => serve::worker(&context, &args).await?,
-        Command::Serve => serve::serve(&context).await?,
+        Command::Serve(args) => serve::serve(&context, &args).await?,
+        Command::Api(args) => api::run(&context, &args).await?,
         Command::Scale(args) => scale::run(&context, &args).await?,
         Command::Links(args) => links::run(&context, &args).await?,
         Command::Gc(args) => gc::run(&context, &args).await?,

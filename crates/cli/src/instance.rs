@@ -24,7 +24,6 @@ use crate::{args::Args, clock::clock, metrics::EmfMetrics};
 pub(crate) struct Instance {
     pub(crate) services: Services,
     pub(crate) engine: Arc<ParquetRowEngine>,
-    pub(crate) queries: Arc<SqlEngine>,
     pub(crate) place: Place,
 }
 
@@ -82,6 +81,7 @@ impl Instance {
             uploads: directory.uploads(),
             copy: directory.copy(),
             engine: engine.clone(),
+            queries,
             clock,
             ids,
             data_bucket: BucketName::new("data")?,
@@ -90,7 +90,6 @@ impl Instance {
         Ok(Self {
             services: Services::new(ports, settings)?,
             engine,
-            queries,
             place: Place::Directory(directory),
         })
     }
@@ -116,6 +115,7 @@ impl Instance {
             uploads: opened.buckets,
             copy: opened.copy,
             engine: engine.clone(),
+            queries,
             clock: clock.clone(),
             ids,
             data_bucket: opened.data_bucket,
@@ -138,7 +138,6 @@ impl Instance {
         Ok(Self {
             services,
             engine,
-            queries,
             place: Place::Aws(Box::new(place)),
         })
     }
@@ -225,9 +224,6 @@ fn no_instance() -> Error {
     Error::invalid("this command is for instances on AWS; name one with --instance")
 }
 
-/// How many bytes of footers of files a process keeps for its queries.
-const FOOTER_BYTES: usize = 256 << 20;
-
 fn engines(
     settings: &InstanceSettings,
     spill_directory: PathBuf,
@@ -241,7 +237,8 @@ fn engines(
     if let Some(threads) = settings.threads().and_then(NonZeroUsize::new) {
         options.threads = threads;
     }
-    let queries = Arc::new(SqlEngine::new(&options, FOOTER_BYTES, &**ids));
+    let footers = usize::try_from(settings.query_footer_bytes()).unwrap_or(usize::MAX);
+    let queries = Arc::new(SqlEngine::new(&options, footers, &**ids));
     (Arc::new(ParquetRowEngine::new(options, ids.clone())), queries)
 }
 

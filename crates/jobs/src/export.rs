@@ -24,6 +24,7 @@ use crate::{services::Services, worker::Subject};
 
 pub use leaf::ExportLeafWorker;
 pub use split::ExportSplitter;
+pub(crate) use split::release_pin;
 
 /// How many plans a process keeps at hand.
 const CACHED_PLANS: usize = 4;

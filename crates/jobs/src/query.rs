@@ -1,32 +1,50 @@
 //! Queries: the tables of an instance, as a query is to see them.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use dormouse_core::{
     Error, ErrorKind, Result,
+    config::TableSettings,
     ids::TableName,
     ports::{QueryTables, TableSnapshot},
-    state::AsOf,
+    state::{AsOf, TableState},
+    tables::TableInfo,
+    tenants::TenantId,
 };
 
 use crate::services::Services;
 
-/// Every table of an instance, as it is when a query names it, or as it was.
+/// Whether a tenant may read a table with these settings. Without a tenant, whoever asks may read all.
+pub fn may_read(settings: &TableSettings, tenant: Option<&TenantId>) -> bool {
+    tenant.is_none_or(|tenant| settings.shared() || settings.tenant() == tenant.as_str())
+}
+
+/// Every table of an instance that may be read, as it is when a query names it, or as it was.
 #[derive(Clone, Debug)]
 pub struct AllTables {
     services: Services,
+    reader: Option<TenantId>,
     as_of: Option<AsOf>,
 }
 
 impl AllTables {
     /// The tables as of a transaction or a time; as they are without one.
     pub fn new(services: Services, as_of: Option<AsOf>) -> Self {
-        Self { services, as_of }
+        Self::of_tenant(services, None, as_of)
     }
-}
 
-#[async_trait]
-impl QueryTables for AllTables {
-    async fn table(&self, name: &str) -> Result<Option<TableSnapshot>> {
+    /// The tables that a tenant may read; all, without a tenant. One that it may not read is as absent.
+    pub fn of_tenant(services: Services, reader: Option<TenantId>, as_of: Option<AsOf>) -> Self {
+        Self {
+            services,
+            reader,
+            as_of,
+        }
+    }
+
+    /// The table with this name and its state, if it is there and may be read.
+    pub(crate) async fn find(&self, name: &str) -> Result<Option<(TableInfo, Arc<TableState>)>> {
         let Ok(name) = TableName::new(name) else {
             return Ok(None);
         };
@@ -34,22 +52,40 @@ impl QueryTables for AllTables {
         let Some(info) = services.tables.by_name(&name).await? else {
             return Ok(None);
         };
-        let state = match services.states.state_at(&info.id, self.as_of).await {
+        if !may_read(&services.table_settings(&info)?, self.reader.as_ref()) {
+            return Ok(None);
+        }
+        match services.states.state_at(&info.id, self.as_of).await {
             // Deleted since its name was looked up.
-            Err(error) if error.kind() == ErrorKind::NotFound && self.as_of.is_none() => return Ok(None),
-            state => state?,
-        };
+            Err(error) if error.kind() == ErrorKind::NotFound && self.as_of.is_none() => Ok(None),
+            state => Ok(Some((info, state?))),
+        }
+    }
+
+    /// What a query reads of a table in this state.
+    pub(crate) fn snapshot(&self, info: TableInfo, state: Arc<TableState>) -> Result<TableSnapshot> {
+        let services = &self.services;
         let schema = state
             .schema()
-            .ok_or_else(|| Error::corrupt(format!("table {name} has no schema")))?
+            .ok_or_else(|| Error::corrupt(format!("table {} has no schema", info.name)))?
             .clone();
         let rules = services.table_settings(&info)?.row_rules();
-        Ok(Some(TableSnapshot {
+        Ok(TableSnapshot {
             table: info.id,
             schema,
             state,
             rules: rules.at(services.ports.clock.now()),
             store: services.data.clone(),
-        }))
+        })
+    }
+}
+
+#[async_trait]
+impl QueryTables for AllTables {
+    async fn table(&self, name: &str) -> Result<Option<TableSnapshot>> {
+        match self.find(name).await? {
+            Some((info, state)) => self.snapshot(info, state).map(Some),
+            None => Ok(None),
+        }
     }
 }

@@ -15,6 +15,7 @@ use dormouse_core::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    bulk,
     compaction::{self, CompactionWorker},
     export::{ExportLeafWorker, ExportSplitter},
     garbage,
@@ -40,16 +41,19 @@ pub enum Schedule {
     Garbage,
     /// Repair of the tracker.
     Repair,
+    /// Looking after bulk jobs.
+    Bulk,
 }
 
 impl Schedule {
     /// Every schedule.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Compaction,
         Self::Splitting,
         Self::Snapshots,
         Self::Garbage,
         Self::Repair,
+        Self::Bulk,
     ];
 
     fn period(self, services: &Services) -> Duration {
@@ -59,6 +63,7 @@ impl Schedule {
             Self::Snapshots => services.settings.snapshot_period(),
             Self::Garbage => services.settings.gc_period(),
             Self::Repair => services.settings.tracker_repair_period(),
+            Self::Bulk => services.settings.bulk_sweep_period(),
         }
     }
 
@@ -79,6 +84,7 @@ impl Schedule {
                     .map_or(Ok(()), Err)
             }
             Self::Repair => repair_all(services).await,
+            Self::Bulk => Box::pin(bulk::sweep(services)).await,
         }
     }
 
@@ -132,7 +138,7 @@ async fn online(services: &Services) -> Result<Vec<TableInfo>> {
 }
 
 /// Runs `work` for all, and returns the first error after the last.
-async fn each<T, F: Future<Output = Result<()>>>(
+pub(crate) async fn each<T, F: Future<Output = Result<()>>>(
     all: impl IntoIterator<Item = T>,
     work: impl Fn(T) -> F,
 ) -> Result<()> {

@@ -4,23 +4,25 @@ use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
 
 use dormouse_core::{
     Error, Result,
+    bulk::BulkJobs,
     config::{InstanceSettings, TableSettings},
     ids::{BucketName, PartitionId, TableId, TableName},
     key::Key,
     message::TableRef,
     partition::tree_from_split_points,
     ports::{
-        AbandonedUploads, Bucket, Buckets, Clock, Ids, ItemStore, MergeInput, Metrics, NoMetrics, Queue,
-        QueueName, RowEngine, ServerSideCopy,
+        AbandonedUploads, Bucket, Buckets, Clock, Ids, ItemStore, MergeInput, Metrics, NoMetrics,
+        QueryEngine, Queue, QueueName, RowEngine, ServerSideCopy,
     },
     schema::Schema,
     state::{Reference, StateStore},
     tables::{TableInfo, Tables},
+    tenants::{TenantId, Tenants},
     tracker::Tracker,
 };
 use object_store::ObjectStore;
 
-use crate::snapshots;
+use crate::{bulk, snapshots};
 
 /// The adapters that an instance runs on.
 #[derive(Clone, Debug)]
@@ -37,6 +39,8 @@ pub struct Ports {
     pub copy: Arc<dyn ServerSideCopy>,
     /// Rows.
     pub engine: Arc<dyn RowEngine>,
+    /// SQL.
+    pub queries: Arc<dyn QueryEngine>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Ids and randomness.
@@ -60,6 +64,10 @@ pub struct Services {
     pub tables: Tables,
     /// What became of jobs.
     pub tracker: Tracker,
+    /// Tenants and their keys.
+    pub tenants: Tenants,
+    /// Bulk jobs.
+    pub bulk: BulkJobs,
     /// The bucket that holds table data.
     pub data: Arc<dyn ObjectStore>,
     /// The bucket that exports go to.
@@ -69,6 +77,7 @@ pub struct Services {
     pub(crate) plans: Arc<crate::export::PlanCache>,
     pub(crate) outbox: Arc<crate::commit::Outbox>,
     pub(crate) measured: Arc<snapshots::Measured>,
+    pub(crate) looked: Arc<bulk::Looked>,
 }
 
 impl Services {
@@ -100,6 +109,8 @@ impl Services {
                 ids.clone(),
                 settings.job_status_ttl(),
             ),
+            tenants: Tenants::new(items.clone(), clock.clone(), ids.clone()),
+            bulk: BulkJobs::new(items.clone(), clock.clone(), ids.clone()),
             states,
             data,
             exports,
@@ -108,6 +119,7 @@ impl Services {
             plans: Arc::default(),
             outbox: Arc::default(),
             measured: Arc::default(),
+            looked: Arc::default(),
             ports,
         })
     }
@@ -170,6 +182,16 @@ impl Services {
     /// `Invalid` when a stored property is wrong.
     pub fn table_settings(&self, table: &TableInfo) -> Result<TableSettings> {
         self.settings.for_table(&table.properties)
+    }
+
+    /// The tenant whose own and shared tables a tenant's queries see. None when they see all tables, as in an instance
+    /// without tenants.
+    ///
+    /// # Errors
+    /// Errors of the item store.
+    pub async fn reader(&self, tenant: &TenantId) -> Result<Option<TenantId>> {
+        let sees_all = *tenant == TenantId::instance() && !self.tenants.exist().await?;
+        Ok((!sees_all).then(|| tenant.clone()))
     }
 
     /// What the row engine reads for a reference.

@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+#[path = "jobs/bulk.rs"]
+mod bulk;
 #[path = "jobs/commits.rs"]
 mod commits;
 #[path = "jobs/compaction.rs"]

@@ -1,9 +1,12 @@
 //! Making and checking an instance's parts.
 
 use dormouse_aws::setup::{self, Check};
-use dormouse_core::config::InstanceSettings;
+use dormouse_core::{collections::Collection, config::InstanceSettings, ports::QueueName};
 
 use crate::emulators::{Emulators, settings};
+
+/// Three buckets, a table for each collection, and two queues for each queue.
+const PARTS: usize = 3 + Collection::ALL.len() + 2 * QueueName::ALL.len();
 
 async fn check(emulators: &Emulators, settings: &InstanceSettings) -> Check {
     let location = emulators.location();
@@ -21,14 +24,19 @@ async fn an_instance_is_made_once_and_found_sound() {
     let emulators = Emulators::start().await;
     let settings = InstanceSettings::default();
     let nothing = check(&emulators, &settings).await;
-    assert_eq!(nothing.findings.len(), 3 + 11 + 6, "{:?}", problems(&nothing));
+    assert_eq!(
+        nothing.findings.len(),
+        PARTS - QueueName::ALL.len(),
+        "{:?}",
+        problems(&nothing)
+    );
     let (location, buckets) = emulators.instance(&settings).await;
     let sound = check(&emulators, &settings).await;
-    assert_eq!((sound.parts, problems(&sound)), (3 + 11 + 12, vec![]));
+    assert_eq!((sound.parts, problems(&sound)), (PARTS, vec![]));
     let again = setup::init(&location, &settings, &buckets)
         .await
         .expect("a second init");
-    assert_eq!(again.len(), 3 + 11 + 12 + 1);
+    assert_eq!(again.len(), PARTS + 1);
     assert!(again.iter().all(|part| !part.made), "{again:?}");
     let text = location
         .properties(&buckets)
@@ -59,7 +67,7 @@ async fn what_differs_from_the_properties_is_told() {
         .await;
     let other = settings("queue.visibility.timeout.seconds=900\nqueue.max.attempts=3");
     let found = problems(&check(&emulators, &other).await);
-    assert_eq!(found.len(), 12, "{found:?}");
+    assert_eq!(found.len(), 2 * QueueName::ALL.len(), "{found:?}");
     assert!(
         found
             .iter()

@@ -22,7 +22,7 @@ use dormouse_core::{
     tables::TableInfo,
     tracker::{EventKind, JobKey, JobKind},
 };
-use dormouse_engine::{EngineOptions, ParquetRowEngine};
+use dormouse_engine::{EngineOptions, ParquetRowEngine, SqlEngine};
 use dormouse_jobs::{
     Ports, Services,
     commit::{Committer, commit},
@@ -105,6 +105,7 @@ async fn open(instance: &str) -> Done<Services> {
         uploads: opened.buckets,
         copy: opened.copy,
         engine,
+        queries: Arc::new(SqlEngine::new(&EngineOptions::default(), 0, &*ids)),
         clock,
         ids,
         data_bucket: opened.data_bucket,

@@ -11,8 +11,7 @@ use dormouse_core::{
     key::{Key, KeyValue},
     message::export::parse_as_of,
     ports::{
-        ParameterValue, QueryEngine, QueryLimits, QueryRows, QuerySpec, QueryTables, ResultColumn, RowFormat,
-        Truncated,
+        ParameterValue, QueryLimits, QueryRows, QuerySpec, QueryTables, ResultColumn, RowFormat, Truncated,
     },
     schema::{Column as SchemaColumn, Schema, TimeUnit},
 };
@@ -91,7 +90,8 @@ pub(super) async fn get(context: &Context, args: &GetArgs) -> Result<()> {
     run(context, sql, BTreeMap::new(), &args.rows).await
 }
 
-async fn run(
+/// Answers a query on standard output.
+pub(super) async fn run(
     context: &Context,
     sql: String,
     parameters: BTreeMap<String, ParameterValue>,
@@ -130,7 +130,7 @@ async fn run(
         QueryOutput::Json | QueryOutput::Ndjson => RowFormat::JsonLines,
         QueryOutput::Arrow => RowFormat::ArrowStream,
     };
-    let mut answer = context.instance.queries.query(spec, format).await?;
+    let mut answer = services.ports.queries.query(spec, format).await?;
     match output {
         QueryOutput::Table => print_table(&mut *answer).await?,
         QueryOutput::Json => print_json(&mut *answer).await?,
@@ -217,7 +217,8 @@ fn parameter(pair: &str) -> Result<(String, ParameterValue)> {
     Ok((name.to_owned(), value))
 }
 
-fn quoted(name: &str) -> String {
+/// A name in quotes.
+pub(super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use dormouse_core::{Error, Result};
 use dormouse_jobs::{
     Handler, Services,
+    bulk::QueryWorker,
     commit::Committer,
     compaction::CompactionWorker,
     export::{ExportLeafWorker, ExportSplitter},
@@ -16,9 +17,9 @@ use dormouse_jobs::{
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::Context;
+use super::{Context, api};
 use crate::{
-    args::{WorkerArgs, WorkerKind},
+    args::{ServeArgs, WorkerArgs, WorkerKind},
     instance::Place,
     printer,
     signals::StopSignals,
@@ -34,9 +35,11 @@ const EVERYTHING: &[WorkerKind] = &[
     WorkerKind::Splitter,
     WorkerKind::SplitFinder,
     WorkerKind::Committer,
+    WorkerKind::Query,
     WorkerKind::Snapshots,
     WorkerKind::Gc,
     WorkerKind::Repair,
+    WorkerKind::BulkSweep,
 ];
 
 /// How often it is looked whether a process has been idle for long enough.
@@ -60,11 +63,13 @@ impl Task {
             WorkerKind::Compaction => Self::Worker(Arc::new(CompactionWorker::new(services))),
             WorkerKind::Splitter => Self::Worker(Arc::new(Splitter::new(services))),
             WorkerKind::Committer => Self::Worker(Arc::new(Committer::new(services))),
+            WorkerKind::Query => Self::Worker(Arc::new(QueryWorker::new(services))),
             WorkerKind::CompactionPlanner => Self::Schedule(Schedule::Compaction),
             WorkerKind::SplitFinder => Self::Schedule(Schedule::Splitting),
             WorkerKind::Snapshots => Self::Schedule(Schedule::Snapshots),
             WorkerKind::Gc => Self::Schedule(Schedule::Garbage),
             WorkerKind::Repair => Self::Schedule(Schedule::Repair),
+            WorkerKind::BulkSweep => Self::Schedule(Schedule::Bulk),
         }
     }
 }
@@ -98,8 +103,22 @@ impl Limits {
 }
 
 /// `dormouse serve`.
-pub(super) async fn serve(context: &Context) -> Result<()> {
-    run(context, EVERYTHING, Limits::default()).await
+pub(super) async fn serve(context: &Context, args: &ServeArgs) -> Result<()> {
+    let listener = match args.no_api {
+        true => None,
+        false => api::listen(args.listen).await?,
+    };
+    let stop = CancellationToken::new();
+    let api = match listener {
+        Some(listener) => Some(tokio::spawn(api::serve(context, listener, stop.clone()).await?)),
+        None => None,
+    };
+    let worked = run(context, EVERYTHING, Limits::default(), &stop).await;
+    stop.cancel();
+    match api {
+        Some(api) => check(Some(api.await)).and(worked),
+        None => worked,
+    }
 }
 
 /// `dormouse worker`.
@@ -108,7 +127,7 @@ pub(super) async fn worker(context: &Context, args: &WorkerArgs) -> Result<()> {
         return once(context, &args.kinds).await;
     }
     let limits = Limits::of_worker(context, args)?;
-    run(context, &args.kinds, limits).await
+    run(context, &args.kinds, limits, &CancellationToken::new()).await
 }
 
 async fn once(context: &Context, kinds: &[WorkerKind]) -> Result<()> {
@@ -132,10 +151,15 @@ async fn once(context: &Context, kinds: &[WorkerKind]) -> Result<()> {
     Ok(())
 }
 
-async fn run(context: &Context, kinds: &[WorkerKind], limits: Limits) -> Result<()> {
+/// Works until it is asked to stop; then `stop` is cancelled, for whatever runs beside.
+async fn run(
+    context: &Context,
+    kinds: &[WorkerKind],
+    limits: Limits,
+    stop: &CancellationToken,
+) -> Result<()> {
     let services = &context.instance.services;
     let lifetime = Arc::new(Lifetime::default());
-    let schedules = CancellationToken::new();
     let mut workers = JoinSet::new();
     let mut others = JoinSet::new();
     for kind in kinds {
@@ -146,7 +170,7 @@ async fn run(context: &Context, kinds: &[WorkerKind], limits: Limits) -> Result<
                 workers.spawn(async move { worker::run_for(&services, &*handler, &lifetime).await });
             }
             Task::Schedule(schedule) => {
-                let stop = schedules.clone();
+                let stop = stop.clone();
                 others.spawn(async move { schedule.run(&services, &stop).await });
             }
         }
@@ -170,7 +194,7 @@ async fn run(context: &Context, kinds: &[WorkerKind], limits: Limits) -> Result<
         }
         ended = workers.join_next(), if !alone => check(ended),
     };
-    schedules.cancel();
+    stop.cancel();
     ended?;
     loop {
         tokio::select! {
@@ -219,6 +243,8 @@ fn check(ended: Option<std::result::Result<Result<()>, tokio::task::JoinError>>)
     match ended {
         None => Ok(()),
         Some(Ok(result)) => result,
-        Some(Err(error)) => Err(Error::internal("a worker ended unexpectedly").with_source(error)),
+        Some(Err(error)) => {
+            Err(Error::internal("a part of the process ended unexpectedly").with_source(error))
+        }
     }
 }

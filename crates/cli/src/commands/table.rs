@@ -37,6 +37,12 @@ pub(super) async fn run(context: &Context, command: TableCommand) -> Result<()> 
             }
             print(context, &tables.delete(&table).await?, "deleted")
         }
+        TableCommand::Set { table, properties } => {
+            let info = tables
+                .set_properties(&table, parse_properties(&properties)?)
+                .await?;
+            print(context, &info, "changed")
+        }
         TableCommand::Restore { table, as_of, yes } => restore(context, &table, &as_of, yes).await,
         TableCommand::ImportExport {
             table,
@@ -196,7 +202,7 @@ pub(super) async fn schema_of_parquet(
         .await
 }
 
-async fn list(context: &Context) -> Result<()> {
+pub(super) async fn list(context: &Context) -> Result<()> {
     let tables = context.instance.services.tables.list().await?;
     let columns = [
         Column::Left("table"),
@@ -232,7 +238,7 @@ struct Description {
     pins: usize,
 }
 
-async fn describe(context: &Context, info: &TableInfo) -> Result<()> {
+pub(super) async fn describe(context: &Context, info: &TableInfo) -> Result<()> {
     let state = context.instance.services.states.live_state(&info.id).await?;
     let schema = state
         .schema()

@@ -239,7 +239,7 @@ pub(super) fn pin_prefix(table: &TableId, export: &ExportId) -> String {
 }
 
 /// Gives a pin back. A table that is gone has none.
-pub(super) async fn release_pin(services: &Services, table: &TableId, pin: &PinId) -> Result<()> {
+pub(crate) async fn release_pin(services: &Services, table: &TableId, pin: &PinId) -> Result<()> {
     let request = Commit::new(
         CommitId::new(format!("unpin/{pin}")),
         Record::PinReleased { pin: pin.clone() },

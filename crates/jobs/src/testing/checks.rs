@@ -3,11 +3,13 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use dormouse_core::{
-    ids::{ExportId, JobId, TableId},
+    bulk::{BulkFilter, FailureCode},
+    ids::{BulkJobId, ExportId, JobId, TableId},
     plan::export::{ExportPlan, Manifest},
     ports::{Clock, QueueName},
     state::{StateStore, invariants::Invariant, snapshot},
     tables::TableInfo,
+    tenants::TenantId,
     testing::{memory::MemoryRowEngine, rows::Row},
     tracker::{JobKind, JobReport, JobStatus},
 };
@@ -16,7 +18,7 @@ use object_store::{ObjectStore, ObjectStoreExt, path::Path};
 
 use super::instance::Instance;
 use crate::{
-    compaction,
+    bulk, compaction,
     doctor::{Depth, examine},
     schedule::Schedule,
     splitting,
@@ -90,6 +92,76 @@ pub async fn all(instance: &Instance, expected: &mut Expected) -> Found {
     sweep(instance, expected).await;
     doctor(instance, expected).await;
     Found { exports, rows }
+}
+
+/// How many rows a bulk job that has ended has written; none when it has failed as its table is not there. Its files
+/// are as its manifest says, and it is its own only end.
+pub async fn bulk_job(instance: &Instance, id: &BulkJobId) -> Option<u64> {
+    let wrong = |text: String| instance.stage.auditor.violation(text);
+    let job = instance
+        .operator
+        .bulk
+        .get(&TenantId::instance(), id)
+        .await
+        .unwrap();
+    let Some(job) = job else {
+        wrong(format!("Bulk: job {id} is gone"));
+        return None;
+    };
+    let ends = job
+        .history
+        .iter()
+        .filter(|(state, _)| state.is_terminal())
+        .count();
+    if ends != 1 {
+        wrong(format!("Bulk: job {id} has ended {ends} times"));
+    }
+    if let Some(failure) = &job.failure {
+        if failure.code != FailureCode::QueryError {
+            wrong(format!("Bulk: job {id} has failed: {failure:?}"));
+        }
+        return None;
+    }
+    let manifest = bulk::manifest(&instance.operator, &job).await.unwrap();
+    let exports = instance.storage.bucket("exports");
+    let mut rows = 0;
+    for file in &manifest.files {
+        let stored = exports.get(&Path::from(file.path.as_str())).await.unwrap();
+        let body = stored.bytes().await.unwrap();
+        if body.len() as u64 != file.bytes {
+            wrong(format!(
+                "Bulk: {} has {} bytes, not {}",
+                file.path,
+                body.len(),
+                file.bytes
+            ));
+        }
+        rows += body.iter().filter(|byte| **byte == b'\n').count() as u64;
+    }
+    if rows != manifest.rows {
+        wrong(format!(
+            "Bulk: job {id} has {rows} rows, and says {}",
+            manifest.rows
+        ));
+    }
+    Some(rows)
+}
+
+/// Once their time is over, nothing is left of bulk jobs.
+pub async fn no_bulk_jobs(instance: &Instance) {
+    instance.leap(LONG);
+    if let Err(error) = Schedule::Bulk.run_once(&instance.operator).await {
+        let text = format!("Bulk: {}", error.report());
+        instance.stage.auditor.violation(text);
+    }
+    let left = objects(instance, "exports", "exports").await;
+    let (tenant, all) = (TenantId::instance(), BulkFilter::default());
+    let jobs = instance.operator.bulk.list(&tenant, &all, None, 9).await;
+    let jobs = jobs.unwrap().jobs;
+    if !left.is_empty() || !jobs.is_empty() {
+        let text = format!("Bulk: {left:?} and {jobs:?} are left");
+        instance.stage.auditor.violation(text);
+    }
 }
 
 /// The names of all objects of a bucket below a prefix, sorted.

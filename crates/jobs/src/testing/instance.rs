@@ -1,13 +1,15 @@
 //! A simulated instance: its storage, its processes, and an operator whose calls meet no faults.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use dormouse_core::{
+    bulk::{NewBulkJob, Operation, QueryRequest},
     config::InstanceSettings,
-    ids::{PartitionId, TableName},
+    ids::{BulkJobId, PartitionId, TableName},
     partition::tree_from_split_points,
-    ports::{Clock, Message, QueueName, QueueSettings},
+    ports::{Clock, Compression, FileFormat, Message, QueueName, QueueSettings},
     tables::TableInfo,
+    tenants::TenantId,
     testing::{
         rows::{Row, Rows},
         seeded::PausedClock,
@@ -23,7 +25,7 @@ use super::{
     process::{self, Ended},
     stage::{Control, Stage},
 };
-use crate::Services;
+use crate::{Services, bulk};
 
 /// The actor whose calls meet no faults.
 pub const OPERATOR: &str = "operator";
@@ -47,6 +49,10 @@ dormouse.gc.orphan.age.hours=1
 dormouse.tracker.repair.period.seconds=60
 dormouse.export.pin.hours=6
 dormouse.job.lost.hours=2
+dormouse.bulk.sweep.period.seconds=60
+dormouse.bulk.max.concurrent.jobs=1
+dormouse.bulk.result.retention.days=0.1
+dormouse.bulk.job.retention.days=0.2
 ";
 
 /// How a simulated table is made.
@@ -193,6 +199,45 @@ impl Instance {
             .create(name, self.rows.schema().unwrap(), partitions, properties)
             .await
             .unwrap()
+    }
+
+    /// Makes a bulk job that writes all rows of a table, and closes it.
+    pub async fn bulk_job(&self, id: &BulkJobId, table: &str) {
+        let tenant = TenantId::instance();
+        let new = NewBulkJob {
+            tenant: tenant.clone(),
+            id: id.clone(),
+            operation: Operation::Query,
+            object: None,
+            query: QueryRequest {
+                sql: format!("SELECT * FROM {table}"),
+                parameters: BTreeMap::new(),
+                as_of: None,
+            },
+            format: FileFormat::JsonLines {
+                compression: Compression::None,
+            },
+            metadata: serde_json::Map::new(),
+            deadline: self.stage.clock.now().plus(LIVENESS),
+        };
+        bulk::create(&self.operator, new).await.unwrap();
+        bulk::close(&self.operator, &tenant, id).await.unwrap();
+    }
+
+    /// Waits until all bulk jobs have ended.
+    pub async fn bulk_ended(&self) {
+        let limit = self.stage.clock.now().plus(LIVENESS);
+        loop {
+            let queue = self.operator.bulk.queue(&TenantId::instance()).await.unwrap();
+            if queue.is_empty() {
+                return;
+            }
+            if self.stage.clock.now() > limit {
+                let text = format!("Liveness: bulk jobs have no end: {queue:?}");
+                return self.stage.auditor.violation(text);
+            }
+            self.sleep(Duration::from_secs(2)).await;
+        }
     }
 
     /// Writes the input objects of a job: its rows, in so many files.

@@ -23,7 +23,7 @@ use dormouse_core::{
         Write,
     },
     testing::{
-        memory::{MemoryBuckets, MemoryItemStore},
+        memory::{MemoryBuckets, MemoryItemStore, MemoryQueryEngine},
         rows::Rows,
         seeded::SeededIds,
     },
@@ -133,6 +133,7 @@ impl Storage {
             uploads: self.buckets.clone(),
             buckets,
             engine: rows.engine(ids.clone()),
+            queries: Arc::new(MemoryQueryEngine::default()),
             clock,
             ids,
             data_bucket: bucket("data"),

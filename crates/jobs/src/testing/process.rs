@@ -8,6 +8,7 @@ use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered}
 use super::stage::{ACTOR, Control, Stage};
 use crate::{
     Handler, Services,
+    bulk::QueryWorker,
     commit::Committer,
     compaction::CompactionWorker,
     export::{ExportLeafWorker, ExportSplitter},
@@ -35,16 +36,18 @@ pub fn handlers(services: &Services) -> Vec<(&'static str, Box<dyn Handler>)> {
         ("compaction", Box::new(CompactionWorker::new(services.clone()))),
         ("splitter", Box::new(Splitter::new(services.clone()))),
         ("committer", Box::new(Committer::new(services.clone()))),
+        ("query", Box::new(QueryWorker::new(services.clone()))),
     ]
 }
 
 /// Every schedule of an instance, with its name.
-pub const SCHEDULES: [(&str, Schedule); 5] = [
+pub const SCHEDULES: [(&str, Schedule); 6] = [
     ("compaction-jobs", Schedule::Compaction),
     ("splits", Schedule::Splitting),
     ("snapshots", Schedule::Snapshots),
     ("garbage", Schedule::Garbage),
     ("repair", Schedule::Repair),
+    ("bulk", Schedule::Bulk),
 ];
 
 /// All workers and schedules of one process, until it is stopped.

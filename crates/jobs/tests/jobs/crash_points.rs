@@ -14,7 +14,7 @@ use std::{
 };
 
 use dormouse_core::{
-    ids::JobId,
+    ids::{BulkJobId, JobId},
     ports::{QueueName, QueueSettings},
     state::{Commit, CommitId, Record},
     testing::rows::{MemoryRows, Row},
@@ -186,6 +186,8 @@ async fn all(instance: &Instance) -> Expected {
     export(instance, &mut expected, "queued", "export-2").await;
     instance.drained("after the exports").await;
 
+    bulk_jobs(instance, &mut expected).await;
+
     // A leaf that cannot be read ends in the dead letters; once its file is whole again, it is sent again.
     let state = instance.stage.auditor.state(&expected.tables["whole"].id);
     let (file, _) = state.files().next().unwrap();
@@ -213,12 +215,31 @@ async fn all(instance: &Instance) -> Expected {
     expected.dropped.push("dropped".to_owned());
     instance.drained("after the table was cleared").await;
 
-    // Schedules mark, delete, forget and cut, and purge the dropped table.
+    // Schedules mark, delete, forget and cut, purge the dropped table, and remove bulk jobs and their results.
     for _ in 0..4 {
         instance.leap(Duration::from_secs(2 * 3600));
         instance.sleep(Duration::from_secs(400)).await;
     }
     expected
+}
+
+/// Two jobs, of which one waits for the other, and one whose table is not there.
+async fn bulk_jobs(instance: &Instance, expected: &mut Expected) {
+    let jobs = [("bulk-1", "direct"), ("bulk-2", "direct"), ("bulk-3", "nothing")];
+    for (id, table) in jobs {
+        instance.bulk_job(&BulkJobId::new(id).unwrap(), table).await;
+    }
+    instance.bulk_ended().await;
+    instance.drained("after bulk jobs").await;
+    for (id, table) in jobs {
+        let rows = checks::bulk_job(instance, &BulkJobId::new(id).unwrap()).await;
+        let state = expected.tables.get(table);
+        let state = state.map(|table| instance.stage.auditor.state(&table.id).rows());
+        if rows != state {
+            let text = format!("Bulk: job {id} has {rows:?} rows, and table {table} {state:?}");
+            instance.stage.auditor.violation(text);
+        }
+    }
 }
 
 /// Plays the script with this director; what was broken.
@@ -247,6 +268,7 @@ fn run(script: Script, director: Fateful) -> Vec<String> {
             // The script's own leaps are longer than exports may take.
             expected.leapt = true;
             checks::all(&instance, &mut expected).await;
+            checks::no_bulk_jobs(&instance).await;
         });
         tokio::select! {
             biased;

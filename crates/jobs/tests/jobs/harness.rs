@@ -11,7 +11,10 @@ use dormouse_core::{
     state::{Commit, CommitId, Outcome, Record, TableState, transaction::Split},
     tables::TableInfo,
     testing::{
-        memory::{EngineStep, MemoryBuckets, MemoryItemStore, MemoryQueue, MemoryRow, MemoryRowEngine},
+        memory::{
+            EngineStep, MemoryBuckets, MemoryItemStore, MemoryQueryEngine, MemoryQueue, MemoryRow,
+            MemoryRowEngine, QueryStep,
+        },
         seeded::{PausedClock, SeededIds},
     },
     time::Timestamp,
@@ -19,6 +22,7 @@ use dormouse_core::{
 };
 use dormouse_jobs::{
     Handler, Ports, Services,
+    bulk::QueryWorker,
     commit::Committer,
     compaction::CompactionWorker,
     doctor::{Depth, examine},
@@ -41,6 +45,7 @@ pub(crate) type Row = (i64, String);
 pub(crate) struct World {
     pub(crate) clock: Arc<PausedClock>,
     pub(crate) engine: Arc<MemoryRowEngine>,
+    pub(crate) queries: Arc<MemoryQueryEngine>,
     pub(crate) faults: Arc<Faults>,
     pub(crate) inputs: Arc<dyn ObjectStore>,
     ports: Ports,
@@ -49,14 +54,28 @@ pub(crate) struct World {
     pub(crate) services: Services,
 }
 
-/// Keeps the engine waiting at a step.
+/// Keeps an engine waiting at a step.
 #[derive(Clone)]
 pub(crate) struct Gate {
     reached: Arc<Semaphore>,
     open: Arc<Semaphore>,
 }
 
+impl Default for Gate {
+    fn default() -> Self {
+        Self {
+            reached: Arc::new(Semaphore::new(0)),
+            open: Arc::new(Semaphore::new(0)),
+        }
+    }
+}
+
 impl Gate {
+    async fn stand(&self) {
+        self.reached.add_permits(1);
+        self.open.acquire().await.unwrap().forget();
+    }
+
     /// Waits until somebody stands at the gate.
     pub(crate) async fn reached(&self) {
         self.reached.acquire().await.unwrap().forget();
@@ -107,6 +126,7 @@ impl World {
             (name, Arc::new(queue) as Arc<dyn Queue>)
         };
         let engine = Arc::new(MemoryRowEngine::new(ids.clone()));
+        let queries = Arc::new(MemoryQueryEngine::default());
         let ports = Ports {
             items,
             queues: QueueName::ALL.into_iter().map(queue).collect(),
@@ -114,6 +134,7 @@ impl World {
             uploads: memory,
             copy: buckets.clone(),
             engine: engine.clone(),
+            queries: queries.clone(),
             clock: as_clock,
             ids,
             data_bucket: bucket("data"),
@@ -123,6 +144,7 @@ impl World {
         Self {
             clock,
             engine,
+            queries,
             faults,
             inputs: buckets.open(&Bucket::Named(bucket("source"))).unwrap(),
             ports,
@@ -238,18 +260,31 @@ impl World {
 
     /// A gate at the engine's steps that `which` names; all others pass.
     pub(crate) fn gate(&self, which: impl Fn(&EngineStep) -> bool + Send + Sync + 'static) -> Gate {
-        let gate = Gate {
-            reached: Arc::new(Semaphore::new(0)),
-            open: Arc::new(Semaphore::new(0)),
-        };
+        let gate = Gate::default();
         let held = gate.clone();
         self.engine.set_hook(move |step| {
             let stands = which(&step);
             let held = held.clone();
             async move {
                 if stands {
-                    held.reached.add_permits(1);
-                    held.open.acquire().await.unwrap().forget();
+                    held.stand().await;
+                }
+                Ok(())
+            }
+        });
+        gate
+    }
+
+    /// A gate at the steps of queries that `which` names; all others pass.
+    pub(crate) fn query_gate(&self, which: impl Fn(&QueryStep) -> bool + Send + Sync + 'static) -> Gate {
+        let gate = Gate::default();
+        let held = gate.clone();
+        self.queries.set_hook(move |step| {
+            let stands = which(&step);
+            let held = held.clone();
+            async move {
+                if stands {
+                    held.stand().await;
                 }
                 Ok(())
             }
@@ -425,7 +460,7 @@ impl World {
     }
 }
 
-pub(crate) fn handlers(services: &Services) -> [Box<dyn Handler>; 6] {
+pub(crate) fn handlers(services: &Services) -> [Box<dyn Handler>; 7] {
     [
         Box::new(IngestWorker::new(services.clone())),
         Box::new(ExportSplitter::new(services.clone())),
@@ -433,6 +468,7 @@ pub(crate) fn handlers(services: &Services) -> [Box<dyn Handler>; 6] {
         Box::new(ExportLeafWorker::new(services.clone())),
         Box::new(CompactionWorker::new(services.clone())),
         Box::new(Committer::new(services.clone())),
+        Box::new(QueryWorker::new(services.clone())),
     ]
 }
 

@@ -1,0 +1,151 @@
+//! `/bulk/jobs`: making bulk jobs.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension, Json,
+    extract::{Request, State},
+    http::{HeaderValue, StatusCode, header::LOCATION},
+    response::IntoResponse,
+};
+use dormouse_core::{
+    bulk::{Admission, BulkJob, BulkState},
+    ids::BulkJobId,
+    tenants::Scope,
+};
+use dormouse_jobs::bulk;
+
+use super::{
+    again::{Repeatable, Seed},
+    job::view,
+};
+use crate::{
+    access::Caller,
+    app::App,
+    body::JsonBody,
+    error::{ApiError, ApiResult, Code},
+    wire::{
+        create::CreateBody,
+        job::{JobView, job_path},
+    },
+};
+
+/// When a client looks again at a job that has not ended.
+pub(super) const LOOK_AGAIN_SECONDS: u64 = 5;
+
+/// Makes a bulk job.
+///
+/// The rows of its query are written to the object store, however many they are. The job waits until it is changed to
+/// `UploadComplete`, unless `auto_start` is true. A query that cannot be answered makes a job all the same, which fails.
+#[utoipa::path(
+    post,
+    path = "/bulk/jobs",
+    operation_id = "createBulkJob",
+    tag = "Bulk jobs",
+    request_body = CreateBody,
+    responses(
+        (status = 201, description = "The job.", body = JobView,
+            headers(("Location" = String, description = "Where the job is."))),
+        (status = 400, description = "The request is not valid."),
+        (status = 409, description = "There is a job with this id, or a request with the same idempotency key is \
+                                      being answered."),
+        (status = 422, description = "The idempotency key was used with another body."),
+    ),
+)]
+pub async fn create(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> ApiResult {
+    make(&app, &caller, request, "POST /bulk/jobs", false).await
+}
+
+/// As [`create`], and the job starts unless the request says otherwise.
+pub async fn create_started(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> ApiResult {
+    make(&app, &caller, request, "POST /bulk", true).await
+}
+
+async fn make(app: &App, caller: &Caller, request: Request, route: &'static str, starts: bool) -> ApiResult {
+    caller.require(Scope::BulkCreate)?;
+    let (parts, body) = request.into_parts();
+    let limit = app.services.settings.api_body_bytes();
+    let body = JsonBody::read(&parts.headers, body, limit).await?;
+    let repeatable = Repeatable {
+        route,
+        path: parts.uri.path(),
+        headers: &parts.headers,
+    };
+    let answer = async |body: JsonBody, seed| {
+        let job = made(app, caller, body.parse()?, seed, starts).await?;
+        let location = job_path(job.id.as_str());
+        let mut response = (StatusCode::CREATED, Json(view(app, &job).await?)).into_response();
+        let location = HeaderValue::from_str(&location)
+            .map_err(|_| ApiError::new(Code::InternalError, "The server has failed"))?;
+        response.headers_mut().insert(LOCATION, location);
+        Ok(response)
+    };
+    repeatable.answer(app, caller, body, answer).await
+}
+
+async fn made(app: &App, caller: &Caller, body: CreateBody, seed: Seed, starts: bool) -> ApiResult<BulkJob> {
+    let services = &app.services;
+    let starts = body.auto_start.unwrap_or(starts);
+    let has_own_id = body.job_id.is_some();
+    let make_id = || {
+        let id = seed.unwrap_or_else(|| services.ports.ids.uuid());
+        format!("bulk-job-{}", id.simple())
+    };
+    let mut new = body.job(&caller.tenant, make_id, &services.settings, app.now())?;
+    if let Some(seed) = seed.filter(|_| !has_own_id)
+        && let Some(job) = services.bulk.get(&caller.tenant, &new.id).await?
+    {
+        // Either the server died after it had made the job and before it answered, or the key is old enough to be used
+        // anew.
+        if app.now().since(job.created) < services.settings.idempotency_ttl() {
+            return begun(app, job, starts).await;
+        }
+        let id = services.ports.ids.uuid().as_u128() ^ seed.as_u128();
+        new.id = BulkJobId::new(format!("bulk-job-{id:032x}"))?;
+    }
+    match bulk::create(services, new).await? {
+        Admission::Admitted(job) => begun(app, *job, starts).await,
+        Admission::Full { limit } => Err(full(
+            "open_jobs",
+            limit,
+            format!("There are {limit} jobs that have not ended, and there may be no more"),
+        )),
+    }
+}
+
+/// Starts a job that was made, if it is to be started.
+async fn begun(app: &App, job: BulkJob, starts: bool) -> ApiResult<BulkJob> {
+    if !starts || job.state != BulkState::Open {
+        return Ok(job);
+    }
+    match bulk::close(&app.services, &job.tenant, &job.id).await? {
+        Admission::Admitted(job) => Ok(*job),
+        Admission::Full { limit } => {
+            // The request is refused as a whole.
+            bulk::abort(&app.services, &job.tenant, &job.id).await?;
+            bulk::delete(&app.services, &job.tenant, &job.id).await?;
+            Err(all_run(limit))
+        }
+    }
+}
+
+fn full(reason: &str, limit: u64, message: String) -> ApiError {
+    let error = ApiError::later(Code::RateLimited, message, LOOK_AGAIN_SECONDS);
+    error.detail("reason", reason).detail("limit", limit)
+}
+
+pub(super) fn all_run(limit: u64) -> ApiError {
+    full(
+        "concurrent_jobs",
+        limit,
+        format!("{limit} jobs run, and there may be no more at a time"),
+    )
+}

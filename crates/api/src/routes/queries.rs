@@ -1,0 +1,358 @@
+//! `/queries`: SQL that is answered at once.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use axum::{
+    Extension,
+    extract::{Request, State},
+    http::{HeaderValue, header::CONTENT_TYPE},
+    response::Response,
+};
+use dormouse_core::{
+    Error, ErrorKind,
+    ports::{ParameterValue, QueryLimits, QuerySpec, QueryTables, RowFormat, TableSnapshot, Truncated},
+    tenants::Scope,
+};
+use dormouse_jobs::query::AllTables;
+use futures::lock::Mutex;
+use serde_json::{Map, Value, json};
+
+use super::again::Repeatable;
+use crate::{
+    access::Caller,
+    app::App,
+    body::JsonBody,
+    error::{ApiError, ApiResult, Code},
+    wire::query::{
+        ColumnView, QueryAnswer, QueryBody, QueryMetadata, QueryParameters, as_of, check_metadata, check_sql,
+        parameters,
+    },
+};
+
+/// Answers a query.
+///
+/// The answer has at most as many rows and bytes as the service gives at once. When there are more, `truncated` is
+/// true, and `metadata.bulk_request` is a body for `POST /v1/bulk` that writes all of them.
+#[utoipa::path(
+    post,
+    path = "/queries",
+    operation_id = "runQuery",
+    tag = "Queries",
+    request_body = QueryBody,
+    responses(
+        (status = 200, description = "The rows.", body = QueryAnswer),
+        (status = 400, description = "The request is not valid, or the query cannot be answered."),
+        (status = 409, description = "A request with the same idempotency key is being answered."),
+        (status = 422, description = "The idempotency key was used with another body."),
+        (status = 504, description = "The query took too long."),
+    ),
+)]
+pub async fn run(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> ApiResult {
+    caller.require(Scope::QueryExecute)?;
+    let (parts, body) = request.into_parts();
+    let limit = app.services.settings.api_body_bytes();
+    let body = JsonBody::read(&parts.headers, body, limit).await?;
+    let repeatable = Repeatable {
+        route: "POST /queries",
+        path: parts.uri.path(),
+        headers: &parts.headers,
+    };
+    let answer = async |body: JsonBody, _| Asked::new(&app, body.parse()?)?.answer(&app, &caller).await;
+    repeatable.answer(&app, &caller, body, answer).await
+}
+
+/// A query that was read.
+struct Asked {
+    sql: String,
+    parameters: BTreeMap<String, ParameterValue>,
+    as_of: Option<String>,
+    metadata: Option<Map<String, Value>>,
+    params: Option<BTreeMap<String, Value>>,
+    rows: u64,
+    timeout: Duration,
+    counts: bool,
+}
+
+/// Rows as they are spliced into an answer.
+struct Spliced {
+    data: Vec<u8>,
+    rows: u64,
+    columns: Vec<ColumnView>,
+    truncated: Option<Truncated>,
+}
+
+/// The tables of an answer: each stays as it was first seen, however many queries the answer takes.
+#[derive(Debug)]
+struct SameTables {
+    tables: AllTables,
+    seen: Mutex<BTreeMap<String, Option<TableSnapshot>>>,
+}
+
+#[async_trait::async_trait]
+impl QueryTables for SameTables {
+    async fn table(&self, name: &str) -> dormouse_core::Result<Option<TableSnapshot>> {
+        let mut seen = self.seen.lock().await;
+        if let Some(snapshot) = seen.get(name) {
+            return Ok(snapshot.clone());
+        }
+        let snapshot = self.tables.table(name).await?;
+        seen.insert(name.to_owned(), snapshot.clone());
+        Ok(snapshot)
+    }
+}
+
+impl Asked {
+    fn new(app: &App, body: QueryBody) -> ApiResult<Self> {
+        let settings = &app.services.settings;
+        check_sql("sql", &body.sql)?;
+        check_metadata(&body.metadata.clone().unwrap_or_default())?;
+        let QueryParameters {
+            limit,
+            timeout_seconds,
+            count_total,
+        } = body.parameters.unwrap_or_default();
+        let within = |field: &str, number: Option<u64>, most: u64| match number {
+            Some(number) if !(1..=most).contains(&number) => {
+                let message = format!("parameters.{field} must be from 1 to {most}");
+                Err(ApiError::invalid(&format!("parameters.{field}"), message))
+            }
+            number => Ok(number),
+        };
+        let limit = within("limit", limit, settings.result_rows().max(1))?;
+        let longest = settings.query_max_timeout();
+        let timeout = within("timeout_seconds", timeout_seconds, longest.as_secs().max(1))?;
+        as_of(body.as_of.as_deref())?;
+        Ok(Self {
+            parameters: parameters(body.params.as_ref().unwrap_or(&BTreeMap::new()))?,
+            sql: body.sql,
+            as_of: body.as_of,
+            metadata: body.metadata,
+            params: body.params,
+            rows: limit.unwrap_or(u64::MAX).min(settings.result_rows()),
+            timeout: timeout
+                .map_or(settings.query_timeout(), Duration::from_secs)
+                .min(longest),
+            counts: count_total.unwrap_or(false),
+        })
+    }
+
+    async fn answer(&self, app: &App, caller: &Caller) -> ApiResult {
+        let clock = &app.services.ports.clock;
+        let started = app.now();
+        let permit = tokio::select! {
+            biased;
+            permit = app.permits.acquire() => permit.ok(),
+            () = clock.sleep(self.timeout) => None,
+        };
+        let Some(_permit) = permit else {
+            let message = "As many queries run as may; try again in a moment";
+            return Err(ApiError::later(Code::Unavailable, message, 1));
+        };
+        let running = app.metrics.query("sync");
+        let left = self.timeout.saturating_sub(app.now().since(started));
+        // Dropping the query, as happens when the client goes away, stops it.
+        let (rows, total) = tokio::select! {
+            biased;
+            answered = self.rows(app, caller) => answered?,
+            () = clock.sleep(left) => return Err(self.late()),
+        };
+        let took = app.now().since(started);
+        running.ended(rows.rows, took);
+        self.response(app, rows, total, took)
+    }
+
+    fn late(&self) -> ApiError {
+        let seconds = self.timeout.as_secs_f64();
+        let message = format!(
+            "The query took longer than {seconds} s. The Bulk API runs queries for hours: send details.bulk_request \
+             to POST /v1/bulk"
+        );
+        ApiError::new(Code::QueryTimeout, message).detail("bulk_request", self.bulk_request())
+    }
+
+    async fn rows(&self, app: &App, caller: &Caller) -> ApiResult<(Spliced, Option<u64>)> {
+        let as_of = as_of(self.as_of.as_deref())?;
+        let reader = app.services.reader(&caller.tenant).await?;
+        let tables = Arc::new(SameTables {
+            tables: AllTables::of_tenant(app.services.clone(), reader, as_of),
+            seen: Mutex::default(),
+        });
+        let bytes = app.services.settings.result_bytes();
+        let rows = self
+            .splice(app, &tables, self.sql.clone(), self.rows, bytes)
+            .await?;
+        let total = match rows.truncated {
+            None => Some(rows.rows),
+            Some(_) if self.counts => self.count(app, &tables).await?,
+            Some(_) => None,
+        };
+        Ok((rows, total))
+    }
+
+    /// How many rows there are; none when the query is not one whose rows can be counted.
+    async fn count(&self, app: &App, tables: &Arc<SameTables>) -> ApiResult<Option<u64>> {
+        let sql = self.sql.trim_end().trim_end_matches(';');
+        let sql = format!("SELECT count(*) AS n FROM (\n{sql}\n) AS counted");
+        let counted = self.splice(app, tables, sql, 1, 1000).await;
+        let counted = match counted {
+            Err(error) if error.code().status().is_client_error() => return Ok(None),
+            counted => counted?,
+        };
+        let row: Option<Value> = serde_json::from_slice(&counted.data).ok();
+        Ok(row.and_then(|row| row.get("n")?.as_u64()))
+    }
+
+    /// Asks a query, and joins its rows by commas.
+    async fn splice(
+        &self,
+        app: &App,
+        tables: &Arc<SameTables>,
+        sql: String,
+        rows: u64,
+        bytes: u64,
+    ) -> ApiResult<Spliced> {
+        let settings = &app.services.settings;
+        let spec = QuerySpec {
+            sql,
+            parameters: self.parameters.clone(),
+            tables: tables.clone(),
+            limits: QueryLimits {
+                rows: Some(rows),
+                bytes: Some(bytes),
+                memory_bytes: settings.query_memory_bytes(),
+                disk_bytes: settings.query_disk_bytes(),
+            },
+        };
+        let queries = &app.services.ports.queries;
+        let mut answer = queries.query(spec, RowFormat::JsonLines).await.map_err(refused)?;
+        let mut data = Vec::new();
+        let mut count = 0;
+        while let Some(piece) = answer.next().await.map_err(failed)? {
+            count += piece.rows;
+            // Line ends in values are escaped: these are the ends of rows.
+            data.extend(
+                piece
+                    .bytes
+                    .iter()
+                    .map(|byte| if *byte == b'\n' { b',' } else { *byte }),
+            );
+        }
+        if data.last() == Some(&b',') {
+            data.pop();
+        }
+        Ok(Spliced {
+            data,
+            rows: count,
+            columns: answer.columns().iter().map(ColumnView::from).collect(),
+            truncated: answer.truncated(),
+        })
+    }
+
+    /// A body for `POST /v1/bulk` that writes all rows.
+    fn bulk_request(&self) -> Value {
+        let mut body = json!({
+            "operation": "query",
+            "query": self.sql,
+            "content_type": "CSV",
+            "compression": "GZIP",
+        });
+        let more = [
+            ("params", self.params.as_ref().map(|params| json!(params))),
+            ("as_of", self.as_of.as_ref().map(|as_of| json!(as_of))),
+            ("metadata", self.metadata.as_ref().map(|metadata| json!(metadata))),
+        ];
+        for (name, value) in more {
+            if let (Some(value), Some(body)) = (value, body.as_object_mut()) {
+                body.insert(name.to_owned(), value);
+            }
+        }
+        body
+    }
+
+    fn response(&self, app: &App, rows: Spliced, total: Option<u64>, took: Duration) -> ApiResult {
+        let message = rows.truncated.map(|truncated| {
+            let more = match truncated {
+                Truncated::Rows => format!("The result has more than {} rows", self.rows),
+                Truncated::Bytes => format!(
+                    "The result has more than {} bytes",
+                    app.services.settings.result_bytes()
+                ),
+            };
+            format!(
+                "{more}; these are the first {}. For all of them use the Bulk API: send metadata.bulk_request to \
+                 POST /v1/bulk",
+                rows.rows
+            )
+        });
+        let answer = QueryAnswer {
+            job_id: format!("query-{}", app.services.ports.ids.uuid()),
+            status: "COMPLETED".to_owned(),
+            data: Vec::new(),
+            truncated: rows.truncated.is_some(),
+            message: message.clone(),
+            metadata: QueryMetadata {
+                columns: rows.columns.iter().map(|column| column.name.clone()).collect(),
+                column_types: rows
+                    .columns
+                    .iter()
+                    .map(|column| column.type_name.clone())
+                    .collect(),
+                schema: rows.columns,
+                row_count: rows.rows,
+                total_rows: total,
+                truncated: rows.truncated.is_some(),
+                execution_time_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+                message,
+                bulk_request: rows.truncated.map(|_| self.bulk_request()),
+            },
+        };
+        let unwritable = |_| ApiError::new(Code::InternalError, "The server has failed");
+        let text = serde_json::to_string(&answer).map_err(unwritable)?;
+        // The rows go where the answer has none.
+        let (before, after) = text.split_once("[]").unwrap_or((&text, ""));
+        let mut body = Vec::with_capacity(text.len() + rows.data.len());
+        body.extend_from_slice(before.as_bytes());
+        body.push(b'[');
+        body.extend_from_slice(&rows.data);
+        body.push(b']');
+        body.extend_from_slice(after.as_bytes());
+        let mut response = Response::new(body.into());
+        let json = HeaderValue::from_static("application/json");
+        response.headers_mut().insert(CONTENT_TYPE, json);
+        Ok(response)
+    }
+}
+
+/// What an engine says of a statement that is no query.
+const BLOCKED: &str = " is not allowed; a query is one SELECT";
+
+/// Why a query cannot be begun.
+fn refused(error: Error) -> ApiError {
+    match error.kind() {
+        ErrorKind::Invalid if error.to_string().contains(BLOCKED) => {
+            ApiError::new(Code::SqlBlocked, error.to_string())
+        }
+        ErrorKind::Invalid if is_absent_table(&error.to_string()) => failed(error),
+        ErrorKind::Invalid => ApiError::new(Code::InvalidSql, error.to_string()),
+        _ => failed(error),
+    }
+}
+
+/// Why a query has no more rows.
+fn failed(error: Error) -> ApiError {
+    match error.kind() {
+        // The state that was asked for, or a table, is not there.
+        ErrorKind::Invalid | ErrorKind::NotFound | ErrorKind::Conflict | ErrorKind::AlreadyExists => {
+            ApiError::new(Code::QueryFailed, error.to_string())
+        }
+        _ => error.into(),
+    }
+}
+
+fn is_absent_table(message: &str) -> bool {
+    message.starts_with("Table '") && message.ends_with("' does not exist")
+}
