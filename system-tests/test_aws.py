@@ -228,7 +228,7 @@ def test_an_instance_is_checked_part_by_part(make_instance: Make) -> None:
     """A check names each part that is missing or set wrong, and what to do; init makes what is missing, and only that."""
     instance = make_instance()
     sound = instance.json("instance", "check")
-    assert sound["parts"] == 26 and sound["findings"] == []
+    assert sound["parts"] == 36 and sound["findings"] == []
     assert "26 parts, all as they should be" in instance.run("instance", "check").stdout
     url = instance.queue_url("ingest")
     instance.sqs.set_queue_attributes(QueueUrl=url, Attributes={"VisibilityTimeout": "77"})
