@@ -273,13 +273,15 @@ def test_a_killed_server_ends_its_jobs_after_it_starts_again(make_instance: Make
     slow = "SELECT a.n FROM events a JOIN events b ON a.n % 200 = b.n % 200 WHERE b.n < 2000 ORDER BY a.n"
     api = rest.start(instance)
     jobs = [api.create(slow, compression="NONE")["job_id"] for _ in range(3)]
-    wait_for(lambda: api.job(jobs[0])["state"] != "UploadComplete", "the first job runs", 30)
+    wait_for(lambda: api.job(jobs[0])["state"] == "InProgress", "the first job runs", 30)
+    assert api.job(jobs[1])["state"] == "UploadComplete"
     api.server.kill()
     with rest.serve(instance) as api:
         for job in jobs:
             report = api.wait(job)
             lines = api.call("GET", report["download_url"]).body.split()
-            assert len(lines) == 1 + ROWS * 10 == 1 + report["result_row_count"]
+            assert report["result_row_count"] == ROWS * 10
+            assert lines == [b"n", *(str(i // 10).encode() for i in range(ROWS * 10))]
 
 
 def test_tenants_have_their_own_tables_jobs_and_keys(make_instance: Make) -> None:

@@ -20,7 +20,7 @@ LETTERS = """SELECT printf('%s%03d', letter, n) AS k, n AS s, CASE WHEN n % 3 <>
 
 # How long each may take, and by how much its answer may be late on a machine that does much else.
 TIMEOUT = 2
-GRACE = 60
+GRACE = 20
 
 
 def statements() -> list[tuple[str, str]]:

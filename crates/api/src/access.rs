@@ -76,7 +76,7 @@ impl Tenancy {
         {
             return Ok(exist);
         }
-        let exist = app.services.tenants.exist().await?;
+        let exist = app.services.tenants.is_closed().await?;
         *self.seen.lock() = Some((now, exist));
         Ok(exist)
     }

@@ -15,7 +15,7 @@ use dormouse_core::{
 };
 
 /// How long a request may take until its key is free again.
-const LEASE: Duration = Duration::from_secs(120);
+const LEASE: Duration = Duration::from_secs(600);
 
 /// The longest key.
 const MAX_KEY_BYTES: usize = 255;
@@ -30,7 +30,7 @@ const HEADERS: &str = "headers";
 const BODY: &str = "body";
 
 /// The keys of requests, and the answers to them.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct IdempotencyKeys {
     items: Arc<dyn ItemStore>,
     clock: Arc<dyn Clock>,

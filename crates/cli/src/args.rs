@@ -611,7 +611,14 @@ pub(crate) enum TenantCommand {
     },
     /// Lists all tenants.
     List,
-    /// Deletes a tenant, its keys, and its jobs with their results. Its tables stay, and are nobody's over HTTP.
+    /// Opens the API, when there is no tenant any more, to whoever reaches it. It stays closed without that.
+    Open {
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Deletes a tenant, its keys, and its jobs with their results. Its tables stay, and are nobody's over HTTP until
+    /// their property table.tenant names another, or a tenant is made anew with this id.
     Delete {
         tenant: TenantId,
         /// Do not ask.
@@ -631,8 +638,8 @@ pub(crate) enum KeyCommand {
         /// What to call it.
         #[arg(long, default_value = "")]
         name: String,
-        /// What it may be used for: query:execute, bulk:create, bulk:read, bulk:cancel, admin:*. All of them without
-        /// any.
+        /// What it may be used for: query:execute, bulk:create, bulk:read, bulk:cancel, admin:*. The first four
+        /// without any.
         #[arg(long = "scope", value_name = "SCOPE")]
         scopes: Vec<Scope>,
         /// After how many days it is no good any more; never without it.

@@ -36,7 +36,7 @@ pub enum Collection {
     /// Up to which transaction the tracker was compared with each log, and when lost jobs were last looked for.
     /// Partition key: table id, or `lost-jobs`. Written by the repair.
     TrackerRepairs,
-    /// Tenants. Partition key: `tenants`. Sort key: tenant id. Written by `tenants`.
+    /// Tenants. Partition key: `tenants`. Sort key: tenant id. And `closed`, once there was one. Written by `tenants`.
     Tenants,
     /// API keys, as hashes. Partition key: tenant id. Sort key: key id. Written by `tenants`.
     ApiKeys,

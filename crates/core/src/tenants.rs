@@ -4,7 +4,7 @@
 //! once, when the key is made; what is stored is a salt, and the SHA-256 of salt and secret. The secret is random,
 //! so a slow hash would make nothing safer.
 //!
-//! An instance without tenants has one, [`TenantId::instance`], that needs no key and may read every table.
+//! An instance that never had a tenant has one, [`TenantId::instance`], that needs no key and may read every table.
 
 use std::{collections::BTreeSet, fmt, str::FromStr, sync::Arc};
 
@@ -19,6 +19,7 @@ use crate::{
 };
 
 const TENANTS: &str = "tenants";
+const CLOSED: &str = "closed";
 const KEY_PREFIX: &str = "spk_";
 const KEY_ID_DIGITS: usize = 12;
 const SECRET_DIGITS: usize = 64;
@@ -210,13 +211,27 @@ impl ApiKey {
             .with("scopes", scopes.join(" "))
             .with("created", self.created)
             .with("salt", stored.salt.as_str())
-            .with("hash", stored.hash.as_str());
-        for (name, time) in [("expiresAt", self.expires), ("revoked", self.revoked)] {
+            .with("hash", stored.hash.as_str())
+            .with("version", stored.version);
+        for (name, time) in [("goodUntil", self.expires), ("revoked", self.revoked)] {
             if let Some(time) = time {
                 item = item.with(name, time);
             }
         }
         item
+    }
+
+    /// Writes the key, if it is stored as it was read.
+    fn change(&self, stored: StoredSecret) -> Write {
+        let condition = Condition::equals("version", stored.version);
+        let stored = StoredSecret {
+            version: stored.version + 1,
+            ..stored
+        };
+        Write::Put {
+            item: self.item(&stored),
+            condition,
+        }
     }
 
     fn from_item(item: &Item) -> Result<(Self, StoredSecret)> {
@@ -233,12 +248,13 @@ impl ApiKey {
             name: item.text("name")?.to_owned(),
             scopes: scopes.collect::<Result<_>>().map_err(damaged)?,
             created: Timestamp::from_millis(item.number("created")?),
-            expires: time("expiresAt"),
+            expires: time("goodUntil"),
             revoked: time("revoked"),
         };
         let stored = StoredSecret {
             salt: item.text("salt")?.to_owned(),
             hash: item.text("hash")?.to_owned(),
+            version: item.number("version")?,
         };
         Ok((key, stored))
     }
@@ -261,9 +277,12 @@ impl fmt::Debug for NewApiKey {
     }
 }
 
+/// What is stored of a key beside what is shown.
 struct StoredSecret {
     salt: String,
     hash: String,
+    /// Grows with every change.
+    version: i64,
 }
 
 impl StoredSecret {
@@ -271,6 +290,7 @@ impl StoredSecret {
         Self {
             hash: hash(&salt, secret),
             salt,
+            version: 1,
         }
     }
 
@@ -319,14 +339,23 @@ impl Tenants {
         ItemKey::new(Collection::Tenants, TENANTS, id.as_str())
     }
 
-    /// Makes a tenant.
+    /// Makes a tenant. The instance is closed from then on.
     ///
     /// # Errors
     /// `AlreadyExists`; errors of the item store.
     pub async fn create(&self, id: TenantId) -> Result<Tenant> {
         let created = self.clock.now();
-        let item = Item::new(Self::key(&id)).with("created", created);
-        match self.items.put(item, Condition::NotExists).await {
+        let writes = vec![
+            Write::Put {
+                item: Item::new(Self::key(&id)).with("created", created),
+                condition: Condition::NotExists,
+            },
+            Write::Put {
+                item: Item::new(closed()),
+                condition: Condition::None,
+            },
+        ];
+        match self.items.transact(writes).await {
             Ok(()) => Ok(Tenant { id, created }),
             Err(error) if error.kind() == ErrorKind::Conflict => {
                 Err(Error::already_exists(format!("tenant {id} exists already")))
@@ -364,15 +393,25 @@ impl Tenants {
         items.iter().map(tenant).collect()
     }
 
-    /// Whether there is any tenant. There is none in an instance that is open to whoever reaches it.
+    /// Whether only those who have a key may ask. So it is from the first tenant on, until [`Tenants::open`].
     ///
     /// # Errors
     /// Errors of the item store.
-    pub async fn exist(&self) -> Result<bool> {
-        let some = self
-            .items
-            .query(Collection::Tenants, TENANTS, Range::all(), 1, Order::Ascending);
-        Ok(!some.await?.is_empty())
+    pub async fn is_closed(&self) -> Result<bool> {
+        Ok(self.items.get(&closed()).await?.is_some())
+    }
+
+    /// Lets everybody ask who reaches the instance.
+    ///
+    /// # Errors
+    /// `Conflict` when there are tenants; errors of the item store.
+    pub async fn open(&self) -> Result<()> {
+        match self.list().await?.len() {
+            0 => self.items.delete(closed(), Condition::None).await,
+            count => Err(Error::conflict(format!(
+                "there are {count} tenants; delete them first"
+            ))),
+        }
     }
 
     async fn all(&self, collection: Collection, partition: &str) -> Result<Vec<Item>> {
@@ -392,16 +431,24 @@ impl Tenants {
         }
     }
 
+    /// Forgets all keys of a tenant, so that nobody asks in its name any more.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such tenant; errors of the item store.
+    pub async fn delete_keys(&self, id: &TenantId) -> Result<()> {
+        self.get(id).await?;
+        for item in self.all(Collection::ApiKeys, id.as_str()).await? {
+            self.items.delete(item.key, Condition::None).await?;
+        }
+        Ok(())
+    }
+
     /// Deletes a tenant and its keys, which are no good from then on.
     ///
     /// # Errors
     /// `NotFound`; errors of the item store.
     pub async fn delete(&self, id: &TenantId) -> Result<()> {
-        self.get(id).await?;
-        // The keys first: a tenant that is there has keys that can be listed.
-        for item in self.all(Collection::ApiKeys, id.as_str()).await? {
-            self.items.delete(item.key, Condition::None).await?;
-        }
+        self.delete_keys(id).await?;
         self.items.delete(Self::key(id), Condition::None).await
     }
 
@@ -474,40 +521,37 @@ impl Tenants {
         Ok((NewApiKey { key, text }, put))
     }
 
-    /// Makes a key like this one, which is good until `until` and no longer.
+    /// Makes a key like this one, as long-lived as it was made to be; the old one is good until `until` and no longer.
     ///
     /// # Errors
-    /// `NotFound` when there is no such key; `Conflict` when it is no good any more, or was changed meanwhile.
+    /// `NotFound` when there is no such tenant or key; `Conflict` when the key is no good any more, or was changed
+    /// meanwhile.
     pub async fn rotate_key(&self, tenant: &TenantId, id: &str, until: Timestamp) -> Result<NewApiKey> {
+        self.get(tenant).await?;
         let (mut old, stored) = self.stored_key(tenant, id).await?;
-        if !old.is_good(self.clock.now()) {
+        let now = self.clock.now();
+        if !old.is_good(now) {
             return Err(Error::conflict(format!(
                 "key {id} of tenant {tenant} is revoked or has expired; make a new one"
             )));
         }
-        let before = old.item(&stored);
-        let (new, put) = self.new_key(tenant, &old.name, old.scopes.clone(), None)?;
+        let expires = old.expires.map(|expires| now.plus(expires.since(old.created)));
+        let (new, put) = self.new_key(tenant, &old.name, old.scopes.clone(), expires)?;
         old.expires = Some(old.expires.map_or(until, |expires| expires.min(until)));
-        let ends = Write::Put {
-            condition: unchanged(&before),
-            item: old.item(&stored),
-        };
-        self.items
-            .transact(vec![self.check(tenant), ends, put])
-            .await
-            .map_err(|error| absent(tenant, error))?;
+        let writes = vec![self.check(tenant), old.change(stored), put];
+        self.items.transact(writes).await?;
         Ok(new)
     }
 
     /// Makes a key no good from now on. A key that is revoked stays so.
     ///
     /// # Errors
-    /// `NotFound` when there is no such key; errors of the item store.
+    /// `NotFound` when there is no such key; `Conflict` when it is being changed; errors of the item store.
     pub async fn revoke_key(&self, tenant: &TenantId, id: &str) -> Result<ApiKey> {
         let (mut key, stored) = self.stored_key(tenant, id).await?;
         if key.revoked.is_none() {
             key.revoked = Some(self.clock.now());
-            self.items.put(key.item(&stored), Condition::Exists).await?;
+            self.items.transact(vec![key.change(stored)]).await?;
         }
         Ok(key)
     }
@@ -544,12 +588,9 @@ impl Tenants {
     }
 }
 
-/// That a key is as it was read.
-fn unchanged(item: &Item) -> Condition {
-    match item.attributes.get("expiresAt") {
-        Some(time) => Condition::Equals("expiresAt".to_owned(), time.clone()),
-        None => Condition::Exists,
-    }
+/// What tells that an instance is closed.
+fn closed() -> ItemKey {
+    ItemKey::new(Collection::Tenants, CLOSED, CLOSED)
 }
 
 fn absent(tenant: &TenantId, error: Error) -> Error {
@@ -630,12 +671,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn tenants_are_made_once_and_listed() {
         let World { tenants, .. } = world();
-        assert!(!tenants.exist().await.unwrap());
+        assert!(!tenants.is_closed().await.unwrap());
         tenants.create(id("b")).await.unwrap();
         tenants.create(id("a")).await.unwrap();
         let again = tenants.create(id("a")).await.unwrap_err();
         assert_eq!(again.kind(), ErrorKind::AlreadyExists);
-        assert!(tenants.exist().await.unwrap());
+        assert!(tenants.is_closed().await.unwrap());
         let listed = tenants.list().await.unwrap();
         let ids: Vec<_> = listed.iter().map(|tenant| tenant.id.as_str()).collect();
         assert_eq!(ids, ["a", "b"]);
@@ -736,6 +777,34 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_rotated_key_lives_as_long_as_the_old_one_was_made_to() {
+        let World { clock, tenants, .. } = world();
+        tenants.create(id("acme")).await.unwrap();
+        let month = Duration::from_secs(30 * 24 * 3600);
+        let expires = Some(clock.now().plus(month));
+        let old = tenants
+            .create_key(&id("acme"), "", reads(), expires)
+            .await
+            .unwrap();
+        clock.sleep(month / 2).await;
+        let until = clock.now().plus(Duration::from_secs(60));
+        let new = tenants.rotate_key(&id("acme"), &old.key.id, until).await.unwrap();
+        assert_eq!(new.key.expires, Some(clock.now().plus(month)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_that_was_changed_since_it_was_read_is_not_changed() {
+        let World { items, tenants, .. } = world();
+        tenants.create(id("acme")).await.unwrap();
+        let new = tenants.create_key(&id("acme"), "", reads(), None).await.unwrap();
+        let (read, stored) = tenants.stored_key(&id("acme"), &new.key.id).await.unwrap();
+        tenants.revoke_key(&id("acme"), &new.key.id).await.unwrap();
+        let late = items.transact(vec![read.change(stored)]).await.unwrap_err();
+        assert_eq!(late.kind(), ErrorKind::Conflict);
+        assert_eq!(tenants.authenticate(&new.text).await.unwrap(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn keys_need_a_tenant_a_scope_and_a_future() {
         let World { clock, tenants, .. } = world();
         let absent = tenants
@@ -752,8 +821,15 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::Invalid);
         }
         let new = tenants.create_key(&id("acme"), "", reads(), None).await.unwrap();
+        let told = tenants.open().await.unwrap_err();
+        assert_eq!(told.kind(), ErrorKind::Conflict);
         tenants.delete(&id("acme")).await.unwrap();
         assert_eq!(tenants.authenticate(&new.text).await.unwrap(), None);
-        assert!(!tenants.exist().await.unwrap());
+        assert!(
+            tenants.is_closed().await.unwrap(),
+            "what was somebody's is not everybody's"
+        );
+        tenants.open().await.unwrap();
+        assert!(!tenants.is_closed().await.unwrap());
     }
 }

@@ -21,13 +21,14 @@ pub mod worker;
 
 use dormouse_core::{
     Error, Result,
-    bulk::{Admission, BulkJob, NewBulkJob},
+    bulk::{Admission, BulkJob, BulkState, NewBulkJob},
     ids::BulkJobId,
     message::QueryMessage,
     ports::{Message, QueueName},
     tenants::TenantId,
 };
 
+use self::run::LEASE;
 use crate::services::Services;
 
 pub use pins::PinnedTables;
@@ -75,11 +76,27 @@ pub async fn abort(services: &Services, tenant: &TenantId, id: &BulkJobId) -> Re
 /// Forgets a job that has ended, and removes its objects.
 ///
 /// # Errors
-/// `NotFound`; `Conflict` when it has not ended; errors of the stores.
+/// `NotFound`; `Conflict` when it has not ended, or was aborted while it ran and its run may still write; errors of the
+/// stores.
 pub async fn delete(services: &Services, tenant: &TenantId, id: &BulkJobId) -> Result<()> {
     let job = services.bulk.get(tenant, id).await?;
     let job = job.ok_or_else(|| Error::not_found(format!("there is no job {id}")))?;
     job.check_ended()?;
+    // Its run hears of the end at its next report; another job with its id must not meet what it writes.
+    let was_running = job
+        .history
+        .iter()
+        .any(|(state, _)| *state == BulkState::InProgress);
+    let safe = job.completed.map(|completed| completed.plus(LEASE));
+    if job.state == BulkState::Aborted
+        && was_running
+        && safe.is_some_and(|safe| services.ports.clock.now() < safe)
+    {
+        return Err(Error::conflict(format!(
+            "job {id} was aborted while it ran, and can be deleted {} s later",
+            LEASE.as_secs()
+        )));
+    }
     results::remove(services, &job).await?;
     pins::release(services, &job).await?;
     services.bulk.delete(tenant, id).await

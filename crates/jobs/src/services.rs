@@ -190,7 +190,7 @@ impl Services {
     /// # Errors
     /// Errors of the item store.
     pub async fn reader(&self, tenant: &TenantId) -> Result<Option<TenantId>> {
-        let sees_all = *tenant == TenantId::instance() && !self.tenants.exist().await?;
+        let sees_all = *tenant == TenantId::instance() && !self.tenants.is_closed().await?;
         Ok((!sees_all).then(|| tenant.clone()))
     }
 

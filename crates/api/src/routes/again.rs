@@ -8,6 +8,7 @@ use axum::{
     },
     response::{IntoResponse, Response},
 };
+use tokio::runtime::Handle;
 use uuid::Uuid;
 
 use crate::{
@@ -15,7 +16,7 @@ use crate::{
     app::App,
     body::JsonBody,
     error::{ApiError, ApiResult, Code},
-    idempotency::{Begun, StoredAnswer, Ticket},
+    idempotency::{Begun, IdempotencyKeys, StoredAnswer, Ticket},
 };
 
 const KEY_HEADERS: [&str; 2] = ["idempotency-key", "x-idempotency-key"];
@@ -78,8 +79,15 @@ impl Repeatable<'_> {
         };
         let text = format!("{}|{}|{key}|{digest}", caller.tenant, self.route);
         let seed = Uuid::new_v5(&Uuid::NAMESPACE_OID, text.as_bytes());
+        let mut held = Held {
+            keys: app.idempotency.clone(),
+            ticket: Some(ticket),
+        };
         let answered = answer(body, Some(seed)).await;
-        self.keep(app, ticket, answered).await
+        match held.ticket.take() {
+            Some(ticket) => self.keep(app, ticket, answered).await,
+            None => answered,
+        }
     }
 
     /// Keeps an answer for the next time. Answers that tell to come again are not kept.
@@ -110,6 +118,30 @@ impl Repeatable<'_> {
             );
         }
         response
+    }
+}
+
+/// A ticket that is given back when the client goes away before it is answered: what the request has done by then, it finds
+/// by its seed when it comes again.
+struct Held {
+    keys: IdempotencyKeys,
+    ticket: Option<Ticket>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let (Some(ticket), Ok(runtime)) = (self.ticket.take(), Handle::try_current()) else {
+            return;
+        };
+        let keys = self.keys.clone();
+        runtime.spawn(async move {
+            if let Err(error) = keys.abandon(ticket).await {
+                tracing::warn!(
+                    error = error.report(),
+                    "an idempotency key is taken until its lease ends"
+                );
+            }
+        });
     }
 }
 

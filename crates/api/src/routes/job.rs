@@ -46,7 +46,7 @@ const LOOK_PERIOD: Duration = Duration::from_millis(500);
     params(
         ("job_id" = String, Path, description = "The job."),
         ("wait" = Option<String>, Query,
-            description = "Answer when the job has changed or ended, or after so many seconds, at most 60."),
+            description = "Answer when the job has come further, by a state or a percent, or after so many seconds, at most 60."),
         ("If-None-Match" = Option<String>, Header,
             description = "The `ETag` of an answer: 304 when the job is as it was then."),
     ),
@@ -73,10 +73,10 @@ pub async fn read(
     let clock = &app.services.ports.clock;
     let until = app.now().plus(wait);
     let mut job = found(&app, &caller, &id).await?;
-    let first = tag(&job);
+    let first = (job.state, job.progress.percent);
+    let knows = !headers.contains_key(IF_NONE_MATCH) || is_known(&headers, &tag(&job));
     loop {
-        let is_known = is_known(&headers, &tag(&job));
-        let is_as_before = is_known || (tag(&job) == first && !headers.contains_key(IF_NONE_MATCH));
+        let is_as_before = knows && (job.state, job.progress.percent) == first;
         let left = until.since(app.now());
         if job.state.is_terminal() || !is_as_before || left.is_zero() {
             break;
@@ -117,9 +117,10 @@ fn wait(asked: &Parameters) -> ApiResult<Duration> {
     Ok(Duration::from_secs(seconds))
 }
 
-/// Changes with a job. It is weak, as links are signed anew.
+/// Changes with what a job shows. It is weak, as links are signed anew.
 fn tag(job: &BulkJob) -> String {
-    format!("W/\"{}-{}\"", job.created.as_millis(), job.version())
+    let (created, updated) = (job.created.as_millis(), job.updated.as_millis());
+    format!("W/\"{created}-{updated}-{}\"", job.state)
 }
 
 /// Whether a client has the answer with this tag.

@@ -69,7 +69,7 @@ impl LinkTerms {
         let life = until.since(app.now());
         match (&app.gateway, self.single_use) {
             (Some(gateway), true) => {
-                let path = Path::from(path);
+                let path = stored_path(path)?;
                 Ok(gateway.sign_single_use(&app.services.export_bucket(), &path, at_least_a_second(life))?)
             }
             _ => link(app, path, life).await,
@@ -81,10 +81,16 @@ fn at_least_a_second(life: Duration) -> Duration {
     life.clamp(Duration::from_secs(1), MAX_LINK_LIFE)
 }
 
+/// The path of an object as it is stored, which is not to be encoded again.
+fn stored_path(path: &str) -> ApiResult<Path> {
+    let wrong = |error| dormouse_core::Error::internal(format!("\"{path}\" is no path")).with_source(error);
+    Ok(Path::parse(path).map_err(wrong)?)
+}
+
 /// A link to an object in the bucket of exports.
 pub(super) async fn link(app: &App, path: &str, life: Duration) -> ApiResult<String> {
     let bucket = app.services.export_bucket();
-    let path = Path::from(path);
+    let path = stored_path(path)?;
     let life = at_least_a_second(life);
     Ok(app.signer.sign(LinkMethod::Get, &bucket, &path, life).await?)
 }
@@ -291,7 +297,7 @@ pub async fn content(
         return Err(ApiError::conflict("several_files", message));
     };
     let store = app.services.exports.clone();
-    let path = Path::from(file.path.as_str());
+    let path = stored_path(&file.path)?;
     let served = gateway::serve_object(store, path, request.method(), request.headers());
     not_served(id.as_str(), served.await)
 }

@@ -100,7 +100,7 @@ pub async fn health() -> Json<HealthView> {
 pub async fn ready(State(app): State<Arc<App>>) -> ApiResult<Json<HealthView>> {
     let answered = tokio::select! {
         biased;
-        answered = app.services.tenants.exist() => answered.is_ok(),
+        answered = app.services.tenants.is_closed() => answered.is_ok(),
         () = app.services.ports.clock.sleep(PATIENCE) => false,
     };
     match answered {

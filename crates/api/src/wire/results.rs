@@ -29,7 +29,7 @@ pub struct ResultsView {
     pub columns: Vec<ColumnView>,
     /// How many files there are.
     pub file_count: u64,
-    /// The files, in the order of the rows; the first 100 of them.
+    /// The files, in the order of the rows; the first 1000 of them.
     pub files: Vec<FileView>,
     /// A link to the manifest, which lists all files.
     pub manifest_url: Option<String>,

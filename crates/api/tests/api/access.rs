@@ -156,7 +156,7 @@ async fn what_is_foreign_is_as_absent() {
     world
         .send(Ask::get("/v1/jobs/feed-common").key(&rival))
         .await
-        .expect(200);
+        .refused(404, "NOT_FOUND");
     let ask = |table: &str| {
         let ask = json!({"sql": format!("SELECT * FROM {table}")});
         world.send(Ask::post("/v1/queries", ask).key(&rival))

@@ -179,6 +179,12 @@ async fn states_change_as_they_may() {
         }
     }
     assert_eq!(state(&complete).await, "JobComplete");
+    // What its run still writes must not meet another job with its id.
+    world
+        .send(Ask::new("DELETE", &running))
+        .await
+        .refused(409, "CONFLICT");
+    world.sleep(60).await;
     for path in [&open, &waiting, &running, &complete, &failed] {
         world.send(Ask::new("DELETE", path)).await.expect(204);
         world.get(path).await.refused(404, "NOT_FOUND");

@@ -52,7 +52,7 @@ async fn an_instance_is_made_once_and_found_sound() {
     // A queue by its URL is the same.
     assert!(
         location
-            .queue(dormouse_core::ports::QueueName::Ingest, &read)
+            .queue(QueueName::Ingest, &read)
             .contains("://")
     );
 }

@@ -87,7 +87,7 @@ pub(super) async fn serve(
         (Place::Directory(_), Some(gateway)) => gateway.clone(),
         (Place::Directory(_), None) => return Err(Error::internal("no gateway")),
     };
-    let is_open = !services.tenants.exist().await?;
+    let is_open = !services.tenants.is_closed().await?;
     let app = Api::new(services, signer, gateway).router();
     tracing::info!(%url, "the API listens; it tells of itself at /docs");
     if is_open {

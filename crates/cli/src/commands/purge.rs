@@ -48,7 +48,7 @@ pub(super) async fn run(context: &Context, args: PurgeArgs) -> Result<ExitCode> 
             .to_owned()
     };
     let work = to_the_end(services, &table, &mut purge);
-    let (last, reports) = wait::working(services, args.no_work, work, interrupted).await?;
+    let (last, reports) = Box::pin(wait::working(services, args.no_work, work, interrupted)).await?;
     jobs::print_all(context, &reports, "no file holds such rows")?;
     let finished = || {
         reports

@@ -14,6 +14,7 @@ use dormouse_jobs::{
     splitting::Splitter,
     worker::{self, Lifetime},
 };
+use futures::future::OptionFuture;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -110,15 +111,16 @@ pub(super) async fn serve(context: &Context, args: &ServeArgs) -> Result<()> {
     };
     let stop = CancellationToken::new();
     let api = match listener {
-        Some(listener) => Some(tokio::spawn(api::serve(context, listener, stop.clone()).await?)),
+        Some(listener) => Some(api::serve(context, listener, stop.clone()).await?),
         None => None,
     };
-    let worked = run(context, EVERYTHING, Limits::default(), &stop).await;
-    stop.cancel();
-    match api {
-        Some(api) => check(Some(api.await)).and(worked),
-        None => worked,
-    }
+    let work = async {
+        let worked = run(context, EVERYTHING, Limits::default(), &stop).await;
+        stop.cancel();
+        worked
+    };
+    let (worked, served) = tokio::join!(work, OptionFuture::from(api));
+    worked.and(served.unwrap_or(Ok(())))
 }
 
 /// `dormouse worker`.

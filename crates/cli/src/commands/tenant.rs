@@ -28,8 +28,17 @@ pub(super) async fn run(context: &Context, command: TenantCommand) -> Result<()>
                 &tenants.list().await?,
                 &columns,
                 |tenant| vec![tenant.id.to_string(), tenant.created.to_string()],
-                "no tenants: the API is open to whoever reaches it",
+                "no tenants",
             )
+        }
+        TenantCommand::Open { yes } => {
+            if !yes && !confirmed("let everybody ask over HTTP who reaches the instance?")? {
+                return Err(Error::invalid("not confirmed; --yes opens without asking"));
+            }
+            tenants.open().await?;
+            context
+                .printer
+                .value(&"open", |_| "the API asks for no keys".to_owned())
         }
         TenantCommand::Delete { tenant, yes } => delete(context, &tenant, yes).await,
     }
@@ -72,6 +81,8 @@ async fn delete(context: &Context, tenant: &TenantId, yes: bool) -> Result<()> {
     {
         return Err(Error::invalid("not confirmed; --yes deletes without asking"));
     }
+    // Nobody makes a job from here on; one that was made meanwhile stops the rest.
+    services.tenants.delete_keys(tenant).await?;
     for job in jobs_of(context, tenant).await? {
         bulk::delete(services, tenant, &job.id).await?;
     }

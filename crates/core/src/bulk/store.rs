@@ -22,6 +22,9 @@ const MAX_ATTEMPTS: u32 = 20;
 /// How many places of a list of jobs one query asks for.
 const LIST_PAGE: usize = 100;
 
+/// How many jobs are looked at for one page of a list.
+const MAX_LOOKED_AT: usize = 1000;
+
 /// Whether there was room for a job.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Admission {
@@ -50,7 +53,8 @@ pub struct BulkFilter {
 pub struct BulkPage {
     /// The jobs, the newest first.
     pub jobs: Vec<BulkJob>,
-    /// The place after which the next page begins; none after the last job.
+    /// The place after which the next page begins; none after the last job. A page may have fewer jobs than were asked
+    /// for, or none, when many had to be passed over.
     pub next: Option<(Timestamp, BulkJobId)>,
 }
 
@@ -278,8 +282,11 @@ impl BulkJobs {
     ) -> Result<BulkJob> {
         let reported = self.change(tenant, id, |job, _, now| {
             own_run(job, run)?.lease = now.plus(lease);
-            job.progress = job.progress.max(progress);
-            job.updated = now;
+            let progress = job.progress.max(progress);
+            if progress != job.progress {
+                job.progress = progress;
+                job.updated = now;
+            }
             Ok(Change::Write(()))
         });
         reported.await.map(|(job, ())| job)
@@ -425,6 +432,7 @@ impl BulkJobs {
         limit: usize,
     ) -> Result<BulkPage> {
         let mut jobs: Vec<BulkJob> = Vec::new();
+        let mut looked_at = 0;
         let mut range = match &after {
             Some((created, id)) => Range::before(super::job::place(*created, id)),
             None => Range::all(),
@@ -458,7 +466,12 @@ impl BulkJobs {
                 }
                 jobs.push(job);
             }
+            looked_at += page.len();
             match page.last() {
+                Some(item) if page.len() == LIST_PAGE && looked_at >= MAX_LOOKED_AT => {
+                    let next = Some(at_place(&item.key.sort)?);
+                    return Ok(BulkPage { jobs, next });
+                }
                 Some(item) if page.len() == LIST_PAGE => range = Range::before(item.key.sort.clone()),
                 _ => return Ok(BulkPage { jobs, next: None }),
             }

@@ -28,7 +28,7 @@ pub(super) struct RowEncoder {
 enum Writer {
     Json,
     Text,
-    Csv { csv: CsvWriter, header: bool },
+    Csv { csv: Box<CsvWriter>, header: bool },
     Arrow(Box<StreamWriter<Vec<u8>>>),
 }
 
@@ -42,7 +42,7 @@ impl RowEncoder {
             }
             RowFormat::TextLines => Writer::Text,
             RowFormat::Csv => Writer::Csv {
-                csv: CsvWriter::new(CsvFormat::default())?,
+                csv: Box::new(CsvWriter::new(CsvFormat::default())?),
                 header: true,
             },
             RowFormat::ArrowStream => Writer::Arrow(Box::new(

@@ -1,5 +1,10 @@
 //! The rows of queries as objects, read back.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "queries run on threads of their own, in real time"
+)]
+
 use std::{collections::BTreeMap, io::Read, sync::Arc};
 
 use arrow::{

@@ -204,15 +204,20 @@ pub(super) fn too_late(deadline: Timestamp) -> BulkFailure {
 
 /// How an error ends a job; none when a later run may do better.
 fn failure(error: &Error, last: bool) -> Option<BulkFailure> {
-    let code = match error.kind() {
+    let (code, text) = match error.kind() {
         ErrorKind::Invalid | ErrorKind::NotFound | ErrorKind::Conflict | ErrorKind::AlreadyExists => {
-            FailureCode::QueryError
+            return Some(BulkFailure::new(FailureCode::QueryError, error.report()));
         }
         _ if !last => return None,
-        ErrorKind::Unavailable | ErrorKind::Corrupt => FailureCode::StorageError,
-        ErrorKind::Internal => FailureCode::InternalError,
+        ErrorKind::Unavailable | ErrorKind::Corrupt => (FailureCode::StorageError, "the store has failed"),
+        ErrorKind::Internal => (FailureCode::InternalError, "the server has failed"),
     };
-    Some(BulkFailure::new(code, error.report()))
+    // Paths and addresses are for operators.
+    tracing::error!(error = error.report(), "a bulk job has failed");
+    Some(BulkFailure::new(
+        code,
+        format!("{text}, again and again; its log tells more"),
+    ))
 }
 
 fn so_far(progress: &QueryProgress) -> JobProgress {
