@@ -84,7 +84,7 @@ def test_more_rows_than_fit_are_cut_off_and_a_job_is_offered(api: Api) -> None:
 
 def test_what_a_query_may_not_do_is_refused(api: Api) -> None:
     for sql, status, code in [
-        ("SELECT FROM WHERE", 400, "INVALID_SQL"),
+        ("SELECT (1", 400, "INVALID_SQL"),
         ("DROP TABLE events", 400, "SQL_BLOCKED"),
         ("SELECT * FROM nothing", 400, None),
         ("SELECT * FROM '/etc/passwd'", 400, None),

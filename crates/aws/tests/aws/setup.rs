@@ -50,11 +50,7 @@ async fn an_instance_is_made_once_and_found_sound() {
     );
     assert_eq!(problems(&check(&emulators, &read).await), Vec::<String>::new());
     // A queue by its URL is the same.
-    assert!(
-        location
-            .queue(QueueName::Ingest, &read)
-            .contains("://")
-    );
+    assert!(location.queue(QueueName::Ingest, &read).contains("://"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
