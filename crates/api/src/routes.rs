@@ -2,11 +2,11 @@
 //!
 //! | Module | What lives there |
 //! |---|---|
-//! | [`queries`] | `/queries` |
-//! | [`bulk`], [`list`] | `/bulk/jobs` |
+//! | [`mod@queries`] | `/queries` |
+//! | [`mod@bulk`], [`list`] | `/bulk/jobs` |
 //! | [`job`] | `/bulk/jobs/{job_id}` |
 //! | [`results`] | `/bulk/jobs/{job_id}/results` |
-//! | [`jobs`] | `/jobs/{job_id}`: jobs of every kind |
+//! | [`mod@jobs`] | `/jobs/{job_id}`: jobs of every kind |
 //! | [`service`] | limits, health, metrics, the OpenAPI document and pages for people |
 //! | [`again`] | answering a request that is sent again as before |
 
