@@ -386,3 +386,8 @@ def test_on_aws_a_jobs_result_is_behind_a_link_of_s3(make_instance: Make) -> Non
         api.call("DELETE", f"/v1/bulk/jobs/{job}", status=204)
         api.call("GET", url, status=404)
         check_log(api)
+    instance.run("tenant", "create", "acme")
+    key = instance.json("key", "create", "acme", "--days", "30")["id"]
+    new = instance.json("key", "rotate", "acme", key)
+    assert new["expires"] and {row["id"] for row in instance.json("key", "list", "acme")} == {key, new["id"]}
+    assert instance.json("key", "revoke", "acme", new["id"])["revoked"]
