@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
@@ -29,6 +30,7 @@ import duckdb
 from bench import dormouse, generate, letter_points, measure
 
 LEAVES = 16
+CASES = ["lookup", "scan", "aggregate", "top", "export"]
 
 
 class Server:
@@ -87,7 +89,7 @@ def percentile(times: list[float], part: float) -> float:
     return sorted(times)[min(len(times) - 1, int(len(times) * part))]
 
 
-def compare(name: str, server: Server, duck: duckdb.DuckDBPyConnection, statements: list[str], check: bool = True) -> dict:
+def compare(name: str, server: Server, duck: duckdb.DuckDBPyConnection, statements: list[str]) -> dict:
     """Asks both each statement in turn, and prints how long they take."""
     answers: dict[str, Callable[[str], list]] = {
         "dormouse": server.query,
@@ -102,8 +104,7 @@ def compare(name: str, server: Server, duck: duckdb.DuckDBPyConnection, statemen
             started = time.perf_counter()
             given[who] = answer(sql)
             times[who].append(time.perf_counter() - started)
-        if check:
-            assert len(given["dormouse"]) == len(given["duckdb"]), sql
+        assert len(given["dormouse"]) == len(given["duckdb"]), sql
     figures = {f"{who}_{mark}": percentile(spent, part) * 1000 for who, spent in times.items() for mark, part in (("p50", 0.5), ("p99", 0.99))}
     ratio = figures["dormouse_p50"] / figures["duckdb_p50"]
     print(
@@ -139,79 +140,93 @@ def compare_export(server: Server, table: str, files: list[str], work: Path, run
     return {"query": "export", "cpu_ratio": their_cpu / cpu, "wall_ratio": their_wall / wall}
 
 
+@dataclass(frozen=True)
+class Data:
+    """A table to ask, and what it is asked."""
+
+    name: str
+    rows: int
+    files: list[Path]
+    keys: tuple[str, str]
+    points: list[str]
+    # The rows of a key, and those of about a thousandth of all keys from there on.
+    point: Callable[[object], str]
+    scan: Callable[[object], str]
+    aggregate: str
+    top: str
+
+
 @contextmanager
-def table(work: Path, name: str, files: list[Path], keys: tuple[str, str], points: list[str]) -> Iterator[tuple[Server, list[str]]]:
-    """A table of these files, served; with the paths of its data files."""
-    data = work / "dormouse"
+def table(work: Path, data: Data) -> Iterator[tuple[Server, list[str]]]:
+    """A table of this data, served; with the paths of its data files."""
+    instance = work / "dormouse"
     split = work / "points.txt"
-    split.write_text("\n".join(points) + "\n")
-    create = ["table", "create", name, "--from-parquet", str(files[0]), "--row-key", keys[0], "--sort-key", keys[1]]
-    measure(dormouse(data, *create, "--split-points", str(split)))
-    measure(dormouse(data, "ingest", name, *map(str, files), "--id", "bench", "--wait"))
-    server = Server(data)
+    split.write_text("\n".join(data.points) + "\n")
+    create = ["table", "create", data.name, "--from-parquet", str(data.files[0]), "--row-key", data.keys[0], "--sort-key", data.keys[1]]
+    measure(dormouse(instance, *create, "--split-points", str(split)))
+    measure(dormouse(instance, "ingest", data.name, *map(str, data.files), "--id", "bench", "--wait"))
+    server = Server(instance)
     try:
-        yield server, sorted(str(path) for path in (data / "buckets/data").rglob("data/**/*.parquet"))
+        yield server, sorted(str(path) for path in (instance / "buckets/data").rglob("data/**/*.parquet"))
     finally:
         server.stop()
-        shutil.rmtree(data)
+        shutil.rmtree(instance)
 
 
-def heading(name: str, rows: int, files: int) -> None:
-    print(f"\n{name}: {rows:,} rows in {files} files of {LEAVES} leaves; milliseconds")
-    print(f"  {'':28}{'dormouse':>10}{'p99':>10}{'DuckDB':>12}{'p99':>10}{'ratio':>10}")
+def sleeper(cache: Path, rows: int) -> Data:
+    return Data(
+        name="events",
+        rows=rows,
+        files=generate(cache / f"sleeper-{rows}", "sleeper", "--rows", str(rows), "--files", "8"),
+        keys=("key", "timestamp"),
+        points=letter_points(LEAVES),
+        point=lambda key: f"SELECT * FROM events WHERE key = '{key}'",
+        scan=lambda key: f"SELECT count(*) AS n, sum(count) AS s, max(value) AS v FROM events WHERE key >= '{key[:2]}' AND key < '{key[:2]}~'",
+        aggregate="SELECT count(*) AS n, sum(count) AS s, max(timestamp) AS t FROM events",
+        top="SELECT key, timestamp FROM events ORDER BY timestamp DESC LIMIT 100",
+    )
 
 
-def sleeper(cache: Path, work: Path, rows: int, runs: int) -> list[dict]:
-    files = generate(cache / f"sleeper-{rows}", "sleeper", "--rows", str(rows), "--files", "8")
-    with table(work, "events", files, ("key", "timestamp"), letter_points(LEAVES)) as (server, stored):
-        duck = duckdb.connect()
-        duck.execute(f"CREATE VIEW events AS SELECT * FROM read_parquet({stored})")
-        heading("sleeper", rows, len(stored))
-        sample = [row[0] for row in duck.execute("SELECT key FROM events USING SAMPLE 200 ROWS").fetchall()]
-        chosen = random.Random(1)
-        ranges = [chosen.choice(sample)[:4] for _ in range(40)]
-        results = [
-            compare("point lookup", server, duck, [f"SELECT * FROM events WHERE key = '{key}'" for key in sample]),
-            compare(
-                "range scan",
-                server,
-                duck,
-                [f"SELECT * FROM events WHERE key >= '{low}' AND key < '{low}~' ORDER BY key LIMIT 1000" for low in ranges],
-            ),
-            compare("full scan, aggregated", server, duck, ["SELECT count(*) AS n, sum(count) AS s, max(timestamp) AS t FROM events"] * runs * 3),
-            compare("top 100", server, duck, ["SELECT key, timestamp FROM events ORDER BY timestamp DESC LIMIT 100"] * runs * 3, False),
-        ]
-        return [*results, compare_export(server, "events", stored, work, runs)]
-
-
+# TPC-H's first query.
 PRICING = """SELECT l_returnflag, l_linestatus, sum(l_quantity) AS quantity, sum(l_extendedprice) AS price,
     sum(l_extendedprice * (1 - l_discount)) AS discounted, avg(l_discount) AS discount, count(*) AS n
     FROM lineitem WHERE l_shipdate <= DATE '1998-09-02' GROUP BY l_returnflag, l_linestatus ORDER BY l_returnflag, l_linestatus"""
 
 
-def lineitem(cache: Path, work: Path, scale: float, runs: int) -> list[dict]:
-    files = generate(cache / f"lineitem-{scale}", "lineitem", "--scale", str(scale), "--files", "8")
+def lineitem(cache: Path, scale: float) -> Data:
     last = int(6_000_000 * scale)
-    points = [str(last * leaf // LEAVES) for leaf in range(1, LEAVES)]
-    with table(work, "lineitem", files, ("l_orderkey", "l_linenumber"), points) as (server, stored):
+    return Data(
+        name="lineitem",
+        rows=last,
+        files=generate(cache / f"lineitem-{scale}", "lineitem", "--scale", str(scale), "--files", "8"),
+        keys=("l_orderkey", "l_linenumber"),
+        points=[str(last * leaf // LEAVES) for leaf in range(1, LEAVES)],
+        point=lambda key: f"SELECT * FROM lineitem WHERE l_orderkey = {key}",
+        scan=lambda key: f"SELECT count(*) AS n, sum(l_quantity) AS s FROM lineitem WHERE l_orderkey BETWEEN {key} AND {key + last // 1000}",
+        aggregate=PRICING,
+        top="SELECT l_orderkey, l_extendedprice FROM lineitem ORDER BY l_extendedprice DESC LIMIT 100",
+    )
+
+
+def compare_all(data: Data, work: Path, runs: int, cases: list[str]) -> list[dict]:
+    with table(work, data) as (server, stored):
         duck = duckdb.connect()
-        duck.execute(f"CREATE VIEW lineitem AS SELECT * FROM read_parquet({stored})")
-        rows = duck.execute("SELECT count(*) FROM lineitem").fetchall()[0][0]
-        heading("lineitem", rows, len(stored))
-        sample = [row[0] for row in duck.execute("SELECT l_orderkey FROM lineitem USING SAMPLE 200 ROWS").fetchall()]
+        duck.execute(f"CREATE VIEW {data.name} AS SELECT * FROM read_parquet({stored})")
+        rows = duck.execute(f"SELECT count(*) FROM {data.name}").fetchall()[0][0]
+        print(f"\n{data.name}: {rows:,} rows in {len(stored)} files of {LEAVES} leaves; milliseconds")
+        print(f"  {'':28}{'dormouse':>10}{'p99':>10}{'DuckDB':>12}{'p99':>10}{'ratio':>10}")
+        sample = [row[0] for row in duck.execute(f"SELECT {data.keys[0]} FROM {data.name} USING SAMPLE 200 ROWS").fetchall()]
         ranges = random.Random(1).sample(sample, 40)
-        results = [
-            compare("point lookup", server, duck, [f"SELECT * FROM lineitem WHERE l_orderkey = {key}" for key in sample]),
-            compare(
-                "range scan",
-                server,
-                duck,
-                [f"SELECT * FROM lineitem WHERE l_orderkey BETWEEN {low} AND {low + 1000} ORDER BY l_orderkey" for low in ranges],
-            ),
-            compare("full scan, aggregated", server, duck, [PRICING] * runs * 3),
-            compare("top 100", server, duck, ["SELECT l_orderkey, l_extendedprice FROM lineitem ORDER BY l_extendedprice DESC LIMIT 100"] * runs * 3, False),
-        ]
-        return [*results, compare_export(server, "lineitem", stored, work, runs)]
+        statements = {
+            "lookup": ("point lookup", [data.point(key) for key in sample]),
+            "scan": ("range scan", [data.scan(key) for key in ranges]),
+            "aggregate": ("full scan, aggregated", [data.aggregate] * runs * 3),
+            "top": ("top 100", [data.top] * runs * 3),
+        }
+        results = [compare(name, server, duck, asked) for case, (name, asked) in statements.items() if case in cases]
+        if "export" in cases:
+            results.append(compare_export(server, data.name, stored, work, runs))
+        return results
 
 
 def main() -> None:
@@ -219,6 +234,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000_000, help="Sleeper rows; 0 leaves them out")
     parser.add_argument("--scale", type=float, default=1.0, help="scale factor of TPC-H lineitem; 0 leaves it out")
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
     parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args()
     cache = Path(os.environ["DORMOUSE_CACHE"]) / "bench"
@@ -227,9 +243,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=cache, prefix="run-") as directory:
         work = Path(directory)
         if args.rows:
-            results["sleeper"] = sleeper(cache, work, args.rows, args.runs)
+            results["sleeper"] = compare_all(sleeper(cache, args.rows), work, args.runs, args.cases)
         if args.scale:
-            results["lineitem"] = lineitem(cache, work, args.scale, args.runs)
+            results["lineitem"] = compare_all(lineitem(cache, args.scale), work, args.runs, args.cases)
     if args.json:
         args.json.write_text(json.dumps(results, indent=2) + "\n")
 

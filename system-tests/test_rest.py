@@ -153,6 +153,8 @@ def test_duckdb_and_polars_read_parquet_by_its_link(api: Api) -> None:
     assert done.returncode == 0, done.stderr
     expected = str(duckdb.sql(f"SELECT count(*), sum(n)::BIGINT FROM ({SELECT}) WHERE part = 1").fetchall()[0])
     assert done.stdout.split("\n")[:2] == [expected, expected]
+    answers = [line for line in api.server.text().splitlines() if "/files/" in line and job in line and "GET" in line]
+    assert len(answers) >= 2 and all("206" in answer for answer in answers), answers
 
 
 def test_parquet_has_the_tables_types_and_may_be_partitioned(api: Api, tmp_path: Path) -> None:
@@ -170,6 +172,18 @@ def test_parquet_has_the_tables_types_and_may_be_partitioned(api: Api, tmp_path:
         place.write_bytes(api.call("GET", entry["url"]).body)
     source = f"(SELECT key, n, part::INT AS part, text FROM read_parquet('{tmp_path}/data*/**/*.parquet', hive_partitioning = true))"
     assert_same_rows(f"({SELECT})", source)
+
+
+def test_links_lead_to_files_whatever_their_names_have(api: Api) -> None:
+    values = ["plain", "a:b/c|%", "50%25", "ü ?#&=+", "'\"<>", "x" * 100]
+    rows = " UNION ALL ".join("SELECT {} AS name, {} AS n".format("'" + value.replace("'", "''") + "'", n) for n, value in enumerate(values))
+    job = api.create(rows, content_type="PARQUET", parquet={"partition_by": ["name"]})["job_id"]
+    api.wait(job)
+    files = api.results(job)["files"]
+    assert len(files) == len(values)
+    for entry in files:
+        body = api.call("GET", entry["url"]).body
+        assert len(body) == entry["size_bytes"] and body[:4] == b"PAR1"
 
 
 def test_a_job_waits_until_it_is_started_and_tells_how_far_it_is(api: Api) -> None:

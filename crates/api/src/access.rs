@@ -44,6 +44,11 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// Whether there is nobody else: the instance has no tenants.
+    pub fn is_alone(&self) -> bool {
+        self.key.is_none()
+    }
+
     /// That whoever asks may do this.
     ///
     /// # Errors

@@ -10,7 +10,6 @@ use axum::{
 };
 use dormouse_core::{ports::UrlSigner, time::Timestamp};
 use dormouse_jobs::Services;
-use tokio::sync::Semaphore;
 
 use crate::{
     access::Tenancy,
@@ -21,6 +20,8 @@ use crate::{
     observe::{self, Metrics, Observer},
     rates::RateLimiter,
     routes,
+    secret::InstanceSecret,
+    turns::Turns,
 };
 
 /// The API of an instance.
@@ -33,6 +34,8 @@ pub struct Api {
 pub struct App {
     /// The instance.
     pub services: Services,
+    /// Signs places in lists.
+    pub secret: InstanceSecret,
     /// Signs links to results.
     pub signer: Arc<dyn UrlSigner>,
     /// Serves objects, where the object store does not.
@@ -43,8 +46,8 @@ pub struct App {
     pub rates: RateLimiter,
     /// Whether there are tenants.
     pub tenancy: Tenancy,
-    /// How many more queries are answered at a time.
-    pub permits: Semaphore,
+    /// How many queries are answered at a time.
+    pub turns: Turns,
     /// What is measured of requests.
     pub metrics: Metrics,
     /// The OpenAPI document.
@@ -65,8 +68,14 @@ impl App {
 }
 
 impl Api {
-    /// The API of an instance whose links are signed by `signer`. With a gateway, it serves objects too.
-    pub fn new(services: Services, signer: Arc<dyn UrlSigner>, gateway: Option<Arc<Gateway>>) -> Self {
+    /// The API of an instance with this secret, whose links are signed by `signer`. With a gateway, it serves objects
+    /// too.
+    pub fn new(
+        services: Services,
+        secret: InstanceSecret,
+        signer: Arc<dyn UrlSigner>,
+        gateway: Option<Arc<Gateway>>,
+    ) -> Self {
         let (ports, settings) = (&services.ports, &services.settings);
         let (clock, ids) = (&ports.clock, &ports.ids);
         Self {
@@ -79,10 +88,11 @@ impl Api {
                 ),
                 rates: RateLimiter::new(clock.clone()),
                 tenancy: Tenancy::default(),
-                permits: Semaphore::new(settings.query_concurrency().min(Semaphore::MAX_PERMITS)),
+                turns: Turns::new(settings.query_concurrency()),
                 metrics: Metrics::new(),
                 document: document::of(settings).to_string(),
                 services,
+                secret,
                 signer,
                 gateway,
             },
@@ -97,19 +107,17 @@ impl Api {
     /// Every route.
     pub fn router(self) -> Router {
         let app = Arc::new(self.app);
-        let gateway = app.gateway.as_ref().map(|gateway| gateway.clone().router());
         let family = routes::family(&app);
-        let mut router = Router::new()
+        let gateway = app.gateway.clone().map(Gateway::router);
+        let router = Router::new()
             .nest("/v1", family.clone())
             .merge(family)
             .merge(routes::pages())
+            .merge(gateway.unwrap_or_default())
             .fallback(absent)
             .method_not_allowed_fallback(not_allowed)
             .layer(from_fn(error::render))
             .with_state(app.clone());
-        if let Some(gateway) = gateway {
-            router = router.merge(gateway);
-        }
         let observer = Observer {
             metrics: app.metrics.clone(),
             clock: app.services.ports.clock.clone(),

@@ -167,6 +167,14 @@ pub struct Parameters {
 }
 
 impl Parameters {
+    /// Checks that there are none.
+    ///
+    /// # Errors
+    /// `INVALID_REQUEST` when there is one.
+    pub fn none(uri: &axum::http::Uri) -> ApiResult<()> {
+        Self::read(uri, &[]).map(drop)
+    }
+
     /// Reads those with the names of `known`.
     ///
     /// # Errors

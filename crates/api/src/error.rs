@@ -96,11 +96,7 @@ impl Code {
                 StatusCode::UNAUTHORIZED,
                 "A good API key is needed",
             ),
-            Self::Forbidden => (
-                "FORBIDDEN",
-                StatusCode::FORBIDDEN,
-                "The API key may not be used for this",
-            ),
+            Self::Forbidden => ("FORBIDDEN", StatusCode::FORBIDDEN, "Whoever asks may not do this"),
             Self::NotFound => ("NOT_FOUND", StatusCode::NOT_FOUND, "There is no such thing"),
             Self::MethodNotAllowed => (
                 "METHOD_NOT_ALLOWED",

@@ -7,7 +7,6 @@
 //! | Module | What lives there |
 //! |---|---|
 //! | `signature` | what is signed, and how |
-//! | `secret` | the secret that all processes of an instance share |
 //! | `follow` | following a link |
 //! | `object` | answering with what it leads to |
 //! | `ranges`, `conditions` | which bytes of which version are asked for |
@@ -22,7 +21,6 @@ mod follow;
 mod object;
 mod problem;
 mod ranges;
-mod secret;
 mod signature;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -31,7 +29,6 @@ use async_trait::async_trait;
 use axum::{
     Router,
     http::{HeaderMap, Method},
-    response::{IntoResponse, Response},
     routing::get,
 };
 use dormouse_core::{
@@ -45,7 +42,7 @@ use dormouse_core::{
 use object_store::{ObjectStore, path::Path};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::links::Links;
+use crate::{error::ApiResult, links::Links, secret::InstanceSecret};
 use object::StoredObject;
 use signature::{Signed, SigningKey};
 
@@ -79,24 +76,23 @@ impl fmt::Debug for Gateway {
 }
 
 impl Gateway {
-    /// A gateway of the instance with these items, whose links begin with `base_url`. Makes the instance's secret
-    /// when there is none.
-    pub async fn open(
+    /// A gateway of the instance with this secret and these items, whose links begin with `base_url`.
+    pub fn new(
+        secret: InstanceSecret,
         items: Arc<dyn ItemStore>,
         buckets: Arc<dyn Buckets>,
         clock: Arc<dyn Clock>,
         ids: Arc<dyn Ids>,
-        base_url: String,
-    ) -> Result<Self> {
-        let secret = secret::get_or_make(items.as_ref(), ids.as_ref()).await?;
-        Ok(Self {
-            key: SigningKey::new(&secret)?,
+        base_url: &str,
+    ) -> Self {
+        Self {
+            key: SigningKey::new(secret),
             links: Arc::new(Links::new(items, clock.clone(), ids.clone())),
             buckets,
             clock,
             ids,
             base_url: base_url.trim_end_matches('/').to_owned(),
-        })
+        }
     }
 
     /// A link for reading an object that is good for one use, and for `life` at most.
@@ -129,8 +125,8 @@ impl Gateway {
         Ok(link)
     }
 
-    /// Follows links: `GET` and `HEAD` of `/files/{bucket}/{*path}`.
-    pub fn router(self: Arc<Self>) -> Router {
+    /// Follows links: `GET` and `HEAD` of `/files/{bucket}/{*path}`. Errors are for [`crate::error::render`] to write.
+    pub fn router<S: Clone + Send + Sync + 'static>(self: Arc<Self>) -> Router<S> {
         Router::new()
             .route("/files/{bucket}/{*path}", get(follow::follow))
             .with_state(self)
@@ -148,15 +144,17 @@ impl UrlSigner for Gateway {
 }
 
 /// Answers a `GET` or `HEAD` with an object, as a link to it would be, for callers that know who asks.
+///
+/// # Errors
+/// `NOT_FOUND` when there is no such object, and others as links have them.
 pub async fn serve_object(
     store: Arc<dyn ObjectStore>,
     path: Path,
     method: &Method,
     headers: &HeaderMap,
-) -> Response {
+) -> ApiResult {
     let object = StoredObject { store, path };
-    let answered = object.answer(method, headers, None).await;
-    answered.unwrap_or_else(IntoResponse::into_response)
+    Ok(object.answer(method, headers, None).await?)
 }
 
 /// The bucket's name. Files of the machine have no links.

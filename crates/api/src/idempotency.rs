@@ -41,8 +41,8 @@ pub struct IdempotencyKeys {
 /// What to do about a request with a key.
 #[derive(Debug)]
 pub enum Begun {
-    /// Answer it, and then give the ticket back.
-    First(Ticket),
+    /// Answer it, and then finish or abandon the ticket.
+    First,
     /// It was answered so before.
     Answered(StoredAnswer),
     /// It is being answered.
@@ -52,8 +52,7 @@ pub enum Begun {
 }
 
 /// The right and the duty to say how a request was answered.
-#[derive(Debug)]
-#[must_use = "the key is taken until the ticket is finished or abandoned"]
+#[derive(Clone, Debug)]
 pub struct Ticket {
     key: ItemKey,
     id: String,
@@ -91,25 +90,32 @@ impl IdempotencyKeys {
         }
     }
 
-    /// Takes a key for a request, or finds out what became of the request that has it.
+    /// A ticket to take a key for a request with.
     ///
     /// # Errors
     /// `Invalid` when the key is not 1 to 255 visible ASCII characters.
-    pub async fn begin(&self, tenant: &TenantId, route: &str, key: &str, body_sha256: &str) -> Result<Begun> {
+    pub fn ticket(&self, tenant: &TenantId, route: &str, key: &str, body_sha256: &str) -> Result<Ticket> {
         if key.is_empty() || key.len() > MAX_KEY_BYTES || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(Error::invalid(format!(
                 "an idempotency key has 1 to {MAX_KEY_BYTES} visible ASCII characters"
             )));
         }
-        let ticket = Ticket {
+        Ok(Ticket {
             key: ItemKey::new(Collection::IdempotencyKeys, format!("{tenant}|{route}"), key),
             id: self.ids.uuid().to_string(),
             body_sha256: body_sha256.to_owned(),
-        };
+        })
+    }
+
+    /// Takes the ticket's key, or finds out what became of the request that has it.
+    ///
+    /// # Errors
+    /// Errors of the item store.
+    pub async fn begin(&self, ticket: &Ticket) -> Result<Begun> {
         for _ in 0..MAX_LOOKS {
             let item = ticket.item().expiring(self.clock.now().plus(LEASE));
             let refused = match self.items.put(item, Condition::NotExists).await {
-                Ok(()) => return Ok(Begun::First(ticket)),
+                Ok(()) => return Ok(Begun::First),
                 // An unclear answer may be to a write that happened.
                 Err(error) if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Unavailable) => error,
                 Err(error) => return Err(error),
@@ -127,7 +133,7 @@ impl IdempotencyKeys {
     /// Keeps the answer to a request, and frees its key when the answer is that the server failed, or is too large.
     ///
     /// An answer that came so late that another request has the key is dropped.
-    pub async fn finish(&self, ticket: Ticket, answer: StoredAnswer) -> Result<()> {
+    pub async fn finish(&self, ticket: &Ticket, answer: StoredAnswer) -> Result<()> {
         if answer.status >= 500 {
             return self.abandon(ticket).await;
         }
@@ -157,9 +163,9 @@ impl IdempotencyKeys {
     }
 
     /// Frees the key of a request that was not answered.
-    pub async fn abandon(&self, ticket: Ticket) -> Result<()> {
+    pub async fn abandon(&self, ticket: &Ticket) -> Result<()> {
         let held = Condition::equals(TICKET, ticket.id.as_str());
-        match self.items.delete(ticket.key, held).await {
+        match self.items.delete(ticket.key.clone(), held).await {
             Err(error) if error.kind() == ErrorKind::Conflict => Ok(()),
             done => done,
         }
@@ -175,10 +181,10 @@ impl Ticket {
 }
 
 /// What the item that has the key tells.
-fn found(ticket: Ticket, item: &Item) -> Result<Begun> {
+fn found(ticket: &Ticket, item: &Item) -> Result<Begun> {
     let answered = item.attributes.contains_key(STATUS);
     if !answered && item.text(TICKET)? == ticket.id {
-        return Ok(Begun::First(ticket));
+        return Ok(Begun::First);
     }
     if item.text(BODY_HASH)? != ticket.body_sha256 {
         return Ok(Begun::OtherBody);
@@ -228,16 +234,20 @@ mod tests {
     }
 
     impl World {
-        async fn begin(&self, key: &str, hash: &str) -> Begun {
+        fn ticket(&self, key: &str, hash: &str) -> Ticket {
             self.keys
-                .begin(&self.tenant, "POST /bulk/jobs", key, hash)
-                .await
+                .ticket(&self.tenant, "POST /bulk/jobs", key, hash)
                 .unwrap()
         }
 
+        async fn begin(&self, key: &str, hash: &str) -> Begun {
+            self.keys.begin(&self.ticket(key, hash)).await.unwrap()
+        }
+
         async fn first(&self, key: &str, hash: &str) -> Ticket {
-            match self.begin(key, hash).await {
-                Begun::First(ticket) => ticket,
+            let ticket = self.ticket(key, hash);
+            match self.keys.begin(&ticket).await.unwrap() {
+                Begun::First => ticket,
                 other => panic!("{other:?}"),
             }
         }
@@ -257,7 +267,7 @@ mod tests {
         let ticket = world.first("k", "h").await;
         assert!(matches!(world.begin("k", "h").await, Begun::InFlight));
         assert!(matches!(world.begin("k", "other").await, Begun::OtherBody));
-        world.keys.finish(ticket, answer(201, 10)).await.unwrap();
+        world.keys.finish(&ticket, answer(201, 10)).await.unwrap();
         world.clock.sleep(DAY - Duration::from_secs(1)).await;
         match world.begin("k", "h").await {
             Begun::Answered(stored) => assert!(stored == answer(201, 10)),
@@ -265,7 +275,7 @@ mod tests {
         }
         assert!(matches!(world.begin("k", "other").await, Begun::OtherBody));
         world.clock.sleep(Duration::from_secs(1)).await;
-        assert!(matches!(world.begin("k", "other").await, Begun::First(_)));
+        assert!(matches!(world.begin("k", "other").await, Begun::First));
     }
 
     #[tokio::test(start_paused = true)]
@@ -274,8 +284,8 @@ mod tests {
         let _ticket = world.first("k", "h").await;
         let rival = TenantId::new("rival").unwrap();
         for (tenant, route) in [(&rival, "POST /bulk/jobs"), (&world.tenant, "POST /queries")] {
-            let begun = world.keys.begin(tenant, route, "k", "h").await.unwrap();
-            assert!(matches!(begun, Begun::First(_)));
+            let ticket = world.keys.ticket(tenant, route, "k", "h").unwrap();
+            assert!(matches!(world.keys.begin(&ticket).await.unwrap(), Begun::First));
         }
     }
 
@@ -283,10 +293,7 @@ mod tests {
     async fn of_concurrent_requests_one_is_first() {
         let world = world();
         let begun = futures::future::join_all((0..20).map(|_| world.begin("k", "h"))).await;
-        let first = begun
-            .iter()
-            .filter(|begun| matches!(begun, Begun::First(_)))
-            .count();
+        let first = begun.iter().filter(|begun| matches!(begun, Begun::First)).count();
         let waiting = begun
             .iter()
             .filter(|begun| matches!(begun, Begun::InFlight))
@@ -302,7 +309,7 @@ mod tests {
             let world = world.clone();
             tasks.spawn(async move {
                 let key = format!("k{}", number / 10);
-                matches!(world.begin(&key, "h").await, Begun::First(_))
+                matches!(world.begin(&key, "h").await, Begun::First)
             });
         }
         let first = tasks.join_all().await.into_iter().filter(|first| *first).count();
@@ -314,12 +321,12 @@ mod tests {
         let world = world();
         for status in [500, 503] {
             let ticket = world.first("k", "h").await;
-            world.keys.finish(ticket, answer(status, 10)).await.unwrap();
+            world.keys.finish(&ticket, answer(status, 10)).await.unwrap();
         }
         let ticket = world.first("k", "h").await;
-        world.keys.abandon(ticket).await.unwrap();
+        world.keys.abandon(&ticket).await.unwrap();
         let ticket = world.first("k", "other").await;
-        world.keys.finish(ticket, answer(400, 10)).await.unwrap();
+        world.keys.finish(&ticket, answer(400, 10)).await.unwrap();
         assert!(matches!(world.begin("k", "other").await, Begun::Answered(_)));
     }
 
@@ -332,15 +339,10 @@ mod tests {
         world.clock.sleep(Duration::from_secs(1)).await;
         let second = world.first("k", "h").await;
         // The one that was thought dead neither frees the key of the second, nor answers for it.
-        let late_again = Ticket {
-            key: late.key.clone(),
-            id: late.id.clone(),
-            body_sha256: late.body_sha256.clone(),
-        };
-        world.keys.abandon(late).await.unwrap();
-        world.keys.finish(late_again, answer(201, 1)).await.unwrap();
+        world.keys.abandon(&late).await.unwrap();
+        world.keys.finish(&late, answer(201, 1)).await.unwrap();
         assert!(matches!(world.begin("k", "h").await, Begun::InFlight));
-        world.keys.finish(second, answer(201, 2)).await.unwrap();
+        world.keys.finish(&second, answer(201, 2)).await.unwrap();
         match world.begin("k", "h").await {
             Begun::Answered(stored) => assert_eq!(stored.body.len(), 2),
             other => panic!("{other:?}"),
@@ -352,7 +354,7 @@ mod tests {
         let world = world();
         let ticket = world.first("k", "h").await;
         world.clock.sleep(LEASE * 2).await;
-        world.keys.finish(ticket, answer(201, 1)).await.unwrap();
+        world.keys.finish(&ticket, answer(201, 1)).await.unwrap();
         assert!(matches!(world.begin("k", "h").await, Begun::Answered(_)));
     }
 
@@ -362,7 +364,7 @@ mod tests {
         for (bytes, kept) in [(379 * 1024, true), (381 * 1024, false)] {
             let key = bytes.to_string();
             let ticket = world.first(&key, "h").await;
-            world.keys.finish(ticket, answer(201, bytes)).await.unwrap();
+            world.keys.finish(&ticket, answer(201, bytes)).await.unwrap();
             assert_eq!(
                 matches!(world.begin(&key, "h").await, Begun::Answered(_)),
                 kept,
@@ -375,10 +377,10 @@ mod tests {
     async fn keys_are_visible_ascii() {
         let world = world();
         for good in ["a", "{\"~!", &"x".repeat(255)] {
-            assert!(matches!(world.begin(good, "h").await, Begun::First(_)), "{good}");
+            assert!(matches!(world.begin(good, "h").await, Begun::First), "{good}");
         }
         for bad in ["", "a b", "a\n", "ä", &"x".repeat(256)] {
-            let refused = world.keys.begin(&world.tenant, "r", bad, "h").await.unwrap_err();
+            let refused = world.keys.ticket(&world.tenant, "r", bad, "h").unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::Invalid, "{bad}");
         }
     }

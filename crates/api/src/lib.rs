@@ -34,7 +34,9 @@ pub mod links;
 pub mod observe;
 pub mod rates;
 pub mod routes;
+pub mod secret;
 pub mod server;
+pub mod turns;
 pub mod wire;
 
 pub use app::Api;

@@ -8,11 +8,10 @@ mod metrics;
 use std::{any::Any, fmt, panic::AssertUnwindSafe, sync::Arc};
 
 use axum::{
-    Json,
     extract::{MatchedPath, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode},
+    http::{HeaderMap, HeaderName, HeaderValue, Method},
     middleware::Next,
-    response::{IntoResponse, Response},
+    response::Response,
 };
 use dormouse_core::{
     ports::{Clock, Ids},
@@ -20,7 +19,8 @@ use dormouse_core::{
     time::Timestamp,
 };
 use futures::FutureExt;
-use serde_json::json;
+
+use crate::error::{ApiError, Code, wants_problem};
 
 pub use metrics::{Metrics, QueryInProgress};
 
@@ -65,6 +65,7 @@ pub async fn observe(State(observer): State<Observer>, mut request: Request, nex
         observer,
         method: request.method().clone(),
         path: request.uri().path().to_owned(),
+        as_problem: wants_problem(request.headers()),
         route: request.extensions().get::<MatchedPath>().cloned(),
         id,
         told: false,
@@ -94,6 +95,7 @@ struct Seen {
     started: Timestamp,
     method: Method,
     path: String,
+    as_problem: bool,
     route: Option<MatchedPath>,
     id: String,
     told: bool,
@@ -123,12 +125,10 @@ impl Seen {
             .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
             .unwrap_or("no message");
         tracing::error!(request_id = self.id, panic = message, "handler panicked");
-        let body = json!({"error": {
-            "code": "INTERNAL_ERROR",
-            "message": "The server failed to answer; tell its operator the request id",
-            "details": {"request_id": self.id},
-        }});
-        (StatusCode::INTERNAL_SERVER_ERROR, Json(body)).into_response()
+        let message = "The server failed to answer; tell its operator the request id";
+        ApiError::new(Code::InternalError, message)
+            .detail("request_id", self.id.as_str())
+            .response(&self.path, self.as_problem)
     }
 }
 
@@ -144,7 +144,13 @@ impl Drop for Seen {
 mod tests {
     use std::{io, time::Duration};
 
-    use axum::{Extension, Router, body::Body, http::Request, middleware::from_fn_with_state, routing::get};
+    use axum::{
+        Extension, Router,
+        body::Body,
+        http::{Request, StatusCode},
+        middleware::from_fn_with_state,
+        routing::get,
+    };
     use dormouse_core::testing::seeded::{PausedClock, SeededIds};
     use http_body_util::BodyExt;
     use parking_lot::Mutex;

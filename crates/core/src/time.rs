@@ -43,6 +43,15 @@ impl Timestamp {
         )
     }
 
+    /// RFC 3339 in UTC, in whole seconds: what is less is cut off.
+    pub fn rfc3339_seconds(self) -> String {
+        let text = self.to_string();
+        match text.split_once('.') {
+            Some((seconds, _)) => format!("{seconds}Z"),
+            None => text,
+        }
+    }
+
     /// The calendar day in UTC, as `YYYY-MM-DD`.
     pub fn day(self) -> String {
         self.to_string()[..10].to_owned()
@@ -98,6 +107,7 @@ mod tests {
     fn round_trips_as_rfc_3339() {
         let time: Timestamp = "2026-11-20T09:30:00.250Z".parse().unwrap();
         assert_eq!(time.to_string(), "2026-11-20T09:30:00.250Z");
+        assert_eq!(time.rfc3339_seconds(), "2026-11-20T09:30:00Z");
         assert_eq!(time.day(), "2026-11-20");
         assert!(
             "yesterday"

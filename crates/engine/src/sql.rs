@@ -11,7 +11,7 @@
 //! | `statement`, `plan` | what a statement may be; from its text to a plan |
 //! | `session` | what a query may call and use |
 //! | `growth`, `operators` | functions and operators that refuse to make what is too long |
-//! | `run`, `windows`, `pauses` | running a plan; the memory of windows; turns for others |
+//! | `run`, `windows`, `pauses`, `passing` | running a plan; the memory of windows; turns for others; the node of both |
 //! | `table` | a table at a transaction: which leaves, files and rows a filter leaves to read |
 //! | `chains` | files in groups that are each in key order |
 //! | `scan`, `reading` | reading them, in the order of keys; how far that is |
@@ -30,6 +30,7 @@ mod failure;
 mod growth;
 mod leaves;
 mod operators;
+mod passing;
 mod pauses;
 mod pieces;
 mod plan;
@@ -57,7 +58,6 @@ use dormouse_core::{
 };
 
 pub(crate) use self::failure::reason;
-pub use self::statement::MAX_SQL_BYTES;
 use self::{
     answer::Answer,
     plan::{Planner, limited},

@@ -21,7 +21,7 @@ pub mod worker;
 
 use dormouse_core::{
     Error, Result,
-    bulk::{Admission, BulkJob, BulkState, NewBulkJob},
+    bulk::{Admission, BulkJob, NewBulkJob},
     ids::BulkJobId,
     message::QueryMessage,
     ports::{Message, QueueName},
@@ -31,21 +31,33 @@ use dormouse_core::{
 use self::run::LEASE;
 use crate::services::Services;
 
-pub use pins::PinnedTables;
+pub use pins::pinned_tables;
 pub use results::{Manifest, manifest, results_path};
 pub(crate) use sweep::Looked;
 pub use sweep::sweep;
 pub use worker::QueryWorker;
 
-/// Makes a job, unless the tenant has as many that have not ended as it may have.
+/// Makes a job, unless the tenant has as many that have not ended as it may have. Where jobs do not wait, one that starts
+/// is not made while as many run as may.
 ///
 /// # Errors
 /// As [`BulkJobs::create`](dormouse_core::bulk::BulkJobs::create).
 pub async fn create(services: &Services, new: NewBulkJob) -> Result<Admission> {
-    services
+    let (settings, starts, tenant) = (&services.settings, new.starts, new.tenant.clone());
+    let admission = services
         .bulk
-        .create(new, services.settings.bulk_max_open_jobs())
-        .await
+        .create(new, settings.bulk_max_open_jobs(), busy(services))
+        .await?;
+    if starts && matches!(admission, Admission::Admitted(_)) {
+        leave_to_sweep(wake(services, &tenant).await);
+    }
+    Ok(admission)
+}
+
+/// How many of a tenant's jobs may run or wait, where they do not wait longer than that.
+fn busy(services: &Services) -> Option<u64> {
+    let settings = &services.settings;
+    (!settings.bulk_jobs_wait()).then(|| settings.bulk_max_concurrent_jobs())
 }
 
 /// Starts a job: it waits for its turn. Where jobs do not wait, it is not started while as many run as may. A job that
@@ -54,9 +66,7 @@ pub async fn create(services: &Services, new: NewBulkJob) -> Result<Admission> {
 /// # Errors
 /// As [`BulkJobs::close`](dormouse_core::bulk::BulkJobs::close).
 pub async fn close(services: &Services, tenant: &TenantId, id: &BulkJobId) -> Result<Admission> {
-    let settings = &services.settings;
-    let limit = (!settings.bulk_jobs_wait()).then(|| settings.bulk_max_concurrent_jobs());
-    let admission = services.bulk.close(tenant, id, limit).await?;
+    let admission = services.bulk.close(tenant, id, busy(services)).await?;
     if matches!(admission, Admission::Admitted(_)) {
         leave_to_sweep(wake(services, tenant).await);
     }
@@ -76,30 +86,24 @@ pub async fn abort(services: &Services, tenant: &TenantId, id: &BulkJobId) -> Re
 /// Forgets a job that has ended, and removes its objects.
 ///
 /// # Errors
-/// `NotFound`; `Conflict` when it has not ended, or was aborted while it ran and its run may still write; errors of the
+/// `NotFound`; `Conflict` when it has not ended, or somebody else ended it and its run may still write; errors of the
 /// stores.
 pub async fn delete(services: &Services, tenant: &TenantId, id: &BulkJobId) -> Result<()> {
     let job = services.bulk.get(tenant, id).await?;
     let job = job.ok_or_else(|| Error::not_found(format!("there is no job {id}")))?;
     job.check_ended()?;
     // Its run hears of the end at its next report; another job with its id must not meet what it writes.
-    let was_running = job
-        .history
-        .iter()
-        .any(|(state, _)| *state == BulkState::InProgress);
     let safe = job.completed.map(|completed| completed.plus(LEASE));
-    if job.state == BulkState::Aborted
-        && was_running
-        && safe.is_some_and(|safe| services.ports.clock.now() < safe)
-    {
+    if job.left_running && safe.is_some_and(|safe| services.ports.clock.now() < safe) {
         return Err(Error::conflict(format!(
-            "job {id} was aborted while it ran, and can be deleted {} s later",
+            "job {id} was ended while it ran, and can be deleted {} s later",
             LEASE.as_secs()
         )));
     }
+    let job = services.bulk.withdraw(tenant, id).await?;
     results::remove(services, &job).await?;
     pins::release(services, &job).await?;
-    services.bulk.delete(tenant, id).await
+    services.bulk.delete(&job).await
 }
 
 /// Sends a message for each of the tenant's jobs whose turn it is. A message too many does no harm.

@@ -1,6 +1,6 @@
 //! Queries: the tables of an instance, as a query is to see them.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use dormouse_core::{
@@ -12,6 +12,7 @@ use dormouse_core::{
     tables::TableInfo,
     tenants::TenantId,
 };
+use futures::lock::Mutex;
 
 use crate::services::Services;
 
@@ -77,6 +78,36 @@ impl AllTables {
             rules: rules.at(services.ports.clock.now()),
             store: services.data.clone(),
         })
+    }
+}
+
+/// Tables that stay as they were first seen, however often they are asked for.
+#[derive(Debug)]
+pub struct SeenTables<T> {
+    tables: T,
+    seen: Mutex<BTreeMap<String, Option<TableSnapshot>>>,
+}
+
+impl<T> SeenTables<T> {
+    /// These tables, of which none was seen.
+    pub fn new(tables: T) -> Self {
+        Self {
+            tables,
+            seen: Mutex::default(),
+        }
+    }
+}
+
+#[async_trait]
+impl<T: QueryTables> QueryTables for SeenTables<T> {
+    async fn table(&self, name: &str) -> Result<Option<TableSnapshot>> {
+        let mut seen = self.seen.lock().await;
+        if let Some(snapshot) = seen.get(name) {
+            return Ok(snapshot.clone());
+        }
+        let snapshot = self.tables.table(name).await?;
+        seen.insert(name.to_owned(), snapshot.clone());
+        Ok(snapshot)
     }
 }
 

@@ -1,12 +1,12 @@
 //! What is answered instead of an object.
 
 use axum::{
-    Json,
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderValue, header},
     response::{IntoResponse, Response},
 };
 use dormouse_core::{Error, ErrorKind};
-use serde_json::json;
+
+use crate::error::{ApiError, Code};
 
 /// Why a link is not followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,41 +32,38 @@ pub(super) enum Problem {
     Internal,
 }
 
-impl Problem {
-    fn parts(self) -> (StatusCode, &'static str, &'static str) {
-        match self {
-            Self::Signature => (
-                StatusCode::FORBIDDEN,
-                "FORBIDDEN",
-                "The link's signature does not match",
-            ),
-            Self::Expired => (StatusCode::FORBIDDEN, "FORBIDDEN", "Request has expired"),
-            Self::UsedUp => (
-                StatusCode::GONE,
-                "GONE",
-                "The link was for a single use and was used",
-            ),
-            Self::Absent => (StatusCode::NOT_FOUND, "NOT_FOUND", "The file does not exist"),
-            Self::OtherVersion => (
-                StatusCode::PRECONDITION_FAILED,
-                "PRECONDITION_FAILED",
+impl From<Problem> for ApiError {
+    fn from(problem: Problem) -> Self {
+        let (code, message) = match problem {
+            Problem::Signature => (Code::Forbidden, "The link's signature does not match"),
+            Problem::Expired => (Code::Forbidden, "Request has expired"),
+            Problem::UsedUp => (Code::Gone, "The link was for a single use and was used"),
+            Problem::Absent => (Code::NotFound, "The file does not exist"),
+            Problem::OtherVersion => (
+                Code::PreconditionFailed,
                 "The file is another version than the one asked for",
             ),
-            Self::NoSuchBytes { .. } => (
-                StatusCode::RANGE_NOT_SATISFIABLE,
-                "RANGE_NOT_SATISFIABLE",
+            Problem::NoSuchBytes { .. } => (
+                Code::RangeNotSatisfiable,
                 "The file has none of the bytes asked for",
             ),
-            Self::Unavailable => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "UNAVAILABLE",
-                "The file cannot be read now; try again later",
-            ),
-            Self::Internal => (
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "INTERNAL_ERROR",
-                "The file cannot be read",
-            ),
+            Problem::Unavailable => (Code::Unavailable, "The file cannot be read now; try again later"),
+            Problem::Internal => (Code::InternalError, "The file cannot be read"),
+        };
+        let error = match problem {
+            Problem::Unavailable => Self::later(code, message, 1),
+            _ => Self::new(code, message),
+        };
+        let error = error.header(
+            header::CACHE_CONTROL,
+            HeaderValue::from_static("private, no-store"),
+        );
+        match problem {
+            Problem::NoSuchBytes { size } => {
+                let range = HeaderValue::try_from(format!("bytes */{size}"));
+                range.map_or(error.clone(), |range| error.header(header::CONTENT_RANGE, range))
+            }
+            _ => error,
         }
     }
 }
@@ -92,25 +89,6 @@ impl From<object_store::Error> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let (status, code, message) = self.parts();
-        let body = json!({"error": {"code": code, "message": message, "details": {}}});
-        let mut response = (status, Json(body)).into_response();
-        let headers = response.headers_mut();
-        headers.insert(
-            header::CACHE_CONTROL,
-            HeaderValue::from_static("private, no-store"),
-        );
-        match self {
-            Self::NoSuchBytes { size } => {
-                if let Ok(value) = HeaderValue::try_from(format!("bytes */{size}")) {
-                    headers.insert(header::CONTENT_RANGE, value);
-                }
-            }
-            Self::Unavailable => {
-                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-            }
-            _ => {}
-        }
-        response
+        ApiError::from(self).into_response()
     }
 }

@@ -1,10 +1,9 @@
 //! What a link's signature is over.
 
-use std::fmt;
-
-use dormouse_core::{Error, Result};
-use hmac::{Hmac, KeyInit, Mac};
+use hmac::{Hmac, Mac};
 use sha2::Sha256;
+
+use crate::secret::InstanceSecret;
 
 /// The one way to sign so far: part of what is signed, so that another way makes other signatures.
 const VERSION: &str = "1";
@@ -24,39 +23,24 @@ pub(super) struct Signed<'a> {
     pub(super) once: &'a str,
 }
 
-/// The key that links are signed with.
-pub(super) struct SigningKey(Hmac<Sha256>);
-
-impl fmt::Debug for SigningKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SigningKey")
-    }
-}
+/// What links are signed with.
+#[derive(Debug)]
+pub(super) struct SigningKey(InstanceSecret);
 
 impl SigningKey {
-    pub(super) fn new(secret: &[u8]) -> Result<Self> {
-        match Hmac::new_from_slice(secret) {
-            Ok(mac) => Ok(Self(mac)),
-            Err(_) => Err(Error::corrupt("the secret that signs links is of a wrong size")),
-        }
+    pub(super) fn new(secret: InstanceSecret) -> Self {
+        Self(secret)
     }
 
-    /// Each part with its length before it, so that no two links are signed alike.
     fn mac(&self, signed: &Signed<'_>) -> Hmac<Sha256> {
-        let mut mac = self.0.clone();
-        let parts = [
-            VERSION,
-            signed.method,
-            signed.bucket,
-            signed.path,
-            signed.expires,
-            signed.once,
-        ];
-        for part in parts {
-            mac.update(&(part.len() as u64).to_be_bytes());
-            mac.update(part.as_bytes());
-        }
-        mac
+        let Signed {
+            method,
+            bucket,
+            path,
+            expires,
+            once,
+        } = signed;
+        self.0.mac(&[VERSION, method, bucket, path, expires, once])
     }
 
     /// The signature, in hexadecimal digits.
@@ -74,6 +58,10 @@ impl SigningKey {
 mod tests {
     use super::*;
 
+    fn key_of(byte: u8) -> SigningKey {
+        SigningKey::new(InstanceSecret::new(&[byte; 32]).unwrap())
+    }
+
     const LINK: Signed<'_> = Signed {
         method: "GET",
         bucket: "results",
@@ -84,7 +72,7 @@ mod tests {
 
     #[test]
     fn the_signature_is_over_everything() {
-        let key = SigningKey::new(&[7; 32]).unwrap();
+        let key = key_of(7);
         let signature = key.sign(&LINK);
         assert!(key.verify(&LINK, &signature));
         let others = [
@@ -114,12 +102,12 @@ mod tests {
         for other in others {
             assert!(!key.verify(&other, &signature), "{other:?}");
         }
-        assert!(!SigningKey::new(&[8; 32]).unwrap().verify(&LINK, &signature));
+        assert!(!key_of(8).verify(&LINK, &signature));
     }
 
     #[test]
     fn nothing_else_is_the_signature() {
-        let key = SigningKey::new(&[7; 32]).unwrap();
+        let key = key_of(7);
         let signature = key.sign(&LINK);
         let flipped: String = signature
             .chars()
@@ -149,7 +137,7 @@ mod tests {
     #[test]
     fn the_way_to_sign_stays() {
         // Links that are out there must stay good when the server is replaced.
-        let signature = SigningKey::new(&[7; 32]).unwrap().sign(&LINK);
+        let signature = key_of(7).sign(&LINK);
         assert_eq!(
             signature,
             "9504f8f72724b5c4d69994ff3e862637d842f8ab2ece4c45ad82b1d8cbb419a9"

@@ -56,16 +56,20 @@ impl Repeatable<'_> {
             return answer(body, None).await;
         };
         let digest = body.sha256();
-        let begun = app
-            .idempotency
-            .begin(&caller.tenant, self.route, &key, &digest)
-            .await
-            .map_err(|error| match error.kind() {
-                dormouse_core::ErrorKind::Invalid => ApiError::invalid(KEY_FIELD, error.to_string()),
-                _ => error.into(),
-            })?;
-        let ticket = match begun {
-            Begun::First(ticket) => ticket,
+        let keys = &app.idempotency;
+        let ticket = keys
+            .ticket(&caller.tenant, self.route, &key, &digest)
+            .map_err(|error| ApiError::invalid(KEY_FIELD, error.to_string()))?;
+        let mut held = Held {
+            keys: keys.clone(),
+            ticket: Some(ticket.clone()),
+        };
+        let begun = keys.begin(&ticket).await?;
+        if !matches!(begun, Begun::First) {
+            held.ticket = None;
+        }
+        match begun {
+            Begun::First => {}
             Begun::Answered(stored) => return replay(stored),
             Begun::InFlight => {
                 let message = "The first request with this idempotency key is being answered";
@@ -76,22 +80,17 @@ impl Repeatable<'_> {
                 let message = "The idempotency key was used for a request with another body";
                 return Err(ApiError::new(Code::IdempotencyMismatch, message));
             }
-        };
+        }
         let text = format!("{}|{}|{key}|{digest}", caller.tenant, self.route);
         let seed = Uuid::new_v5(&Uuid::NAMESPACE_OID, text.as_bytes());
-        let mut held = Held {
-            keys: app.idempotency.clone(),
-            ticket: Some(ticket),
-        };
         let answered = answer(body, Some(seed)).await;
-        match held.ticket.take() {
-            Some(ticket) => self.keep(app, ticket, answered).await,
-            None => answered,
-        }
+        let response = self.keep(app, &ticket, answered).await;
+        held.ticket = None;
+        response
     }
 
     /// Keeps an answer for the next time. Answers that tell to come again are not kept.
-    async fn keep(&self, app: &App, ticket: Ticket, answered: ApiResult) -> ApiResult {
+    async fn keep(&self, app: &App, ticket: &Ticket, answered: ApiResult) -> ApiResult {
         let (kept, response) = match answered {
             Ok(response) => {
                 let (parts, body) = response.into_parts();
@@ -135,7 +134,7 @@ impl Drop for Held {
         };
         let keys = self.keys.clone();
         runtime.spawn(async move {
-            if let Err(error) = keys.abandon(ticket).await {
+            if let Err(error) = keys.abandon(&ticket).await {
                 tracing::warn!(
                     error = error.report(),
                     "an idempotency key is taken until its lease ends"

@@ -9,8 +9,8 @@ use axum::{
     response::IntoResponse,
 };
 use dormouse_core::{
-    bulk::{Admission, BulkJob, BulkState},
-    ids::BulkJobId,
+    ErrorKind,
+    bulk::{Admission, BulkJob, NewBulkJob},
     tenants::Scope,
 };
 use dormouse_jobs::bulk;
@@ -22,10 +22,10 @@ use super::{
 use crate::{
     access::Caller,
     app::App,
-    body::JsonBody,
+    body::{JsonBody, Parameters},
     error::{ApiError, ApiResult, Code},
     wire::{
-        create::CreateBody,
+        create::{CreateBody, JobRequest},
         job::{JobView, job_path},
     },
 };
@@ -72,6 +72,7 @@ pub async fn create_started(
 async fn make(app: &App, caller: &Caller, request: Request, route: &'static str, starts: bool) -> ApiResult {
     caller.require(Scope::BulkCreate)?;
     let (parts, body) = request.into_parts();
+    Parameters::none(&parts.uri)?;
     let limit = app.services.settings.api_body_bytes();
     let body = JsonBody::read(&parts.headers, body, limit).await?;
     let repeatable = Repeatable {
@@ -93,48 +94,48 @@ async fn make(app: &App, caller: &Caller, request: Request, route: &'static str,
 
 async fn made(app: &App, caller: &Caller, body: CreateBody, seed: Seed, starts: bool) -> ApiResult<BulkJob> {
     let services = &app.services;
-    let starts = body.auto_start.unwrap_or(starts);
-    let has_own_id = body.job_id.is_some();
-    let make_id = || {
-        let id = seed.unwrap_or_else(|| services.ports.ids.uuid());
-        format!("bulk-job-{}", id.simple())
+    let request = JobRequest {
+        id: seed.unwrap_or_else(|| services.ports.ids.uuid()),
+        may_come_again: seed.is_some(),
+        starts,
     };
-    let mut new = body.job(&caller.tenant, make_id, &services.settings, app.now())?;
-    if let Some(seed) = seed.filter(|_| !has_own_id)
-        && let Some(job) = services.bulk.get(&caller.tenant, &new.id).await?
-    {
-        // Either the server died after it had made the job and before it answered, or the key is old enough to be used
-        // anew.
-        if app.now().since(job.created) < services.settings.idempotency_ttl() {
-            return begun(app, job, starts).await;
-        }
-        let id = services.ports.ids.uuid().as_u128() ^ seed.as_u128();
-        new.id = BulkJobId::new(format!("bulk-job-{id:032x}"))?;
+    let has_own_id = body.job_id.is_some();
+    let mut new = body.job(&caller.tenant, &request, &services.settings, app.now())?;
+    if let Some(job) = made_before(app, &new).await? {
+        return Ok(job);
     }
-    match bulk::create(services, new).await? {
-        Admission::Admitted(job) => begun(app, *job, starts).await,
-        Admission::Full { limit } => Err(full(
+    if !has_own_id && services.bulk.get(&caller.tenant, &new.id).await?.is_some() {
+        // The key is old enough to be used anew.
+        new.id = JobRequest {
+            id: services.ports.ids.uuid(),
+            ..request
+        }
+        .job_id()?;
+    }
+    match bulk::create(services, new.clone()).await {
+        Ok(Admission::Admitted(job)) => Ok(*job),
+        Ok(Admission::Full { limit }) => Err(full(
             "open_jobs",
             limit,
             format!("There are {limit} jobs that have not ended, and there may be no more"),
         )),
+        Ok(Admission::Busy { limit }) => Err(all_run(limit)),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => match made_before(app, &new).await? {
+            Some(job) => Ok(job),
+            None => Err(error.into()),
+        },
+        Err(error) => Err(error.into()),
     }
 }
 
-/// Starts a job that was made, if it is to be started.
-async fn begun(app: &App, job: BulkJob, starts: bool) -> ApiResult<BulkJob> {
-    if !starts || job.state != BulkState::Open {
-        return Ok(job);
+/// The job that the same request has made before it could be answered: the server died, or the client went away.
+async fn made_before(app: &App, new: &NewBulkJob) -> ApiResult<Option<BulkJob>> {
+    if new.request.is_none() {
+        return Ok(None);
     }
-    match bulk::close(&app.services, &job.tenant, &job.id).await? {
-        Admission::Admitted(job) => Ok(*job),
-        Admission::Full { limit } => {
-            // The request is refused as a whole.
-            bulk::abort(&app.services, &job.tenant, &job.id).await?;
-            bulk::delete(&app.services, &job.tenant, &job.id).await?;
-            Err(all_run(limit))
-        }
-    }
+    let job = app.services.bulk.get(&new.tenant, &new.id).await?;
+    let ttl = app.services.settings.idempotency_ttl();
+    Ok(job.filter(|job| job.request == new.request && app.now().since(job.created) < ttl))
 }
 
 fn full(reason: &str, limit: u64, message: String) -> ApiError {

@@ -157,6 +157,7 @@ pub async fn change(
     request: Request,
 ) -> ApiResult<Json<JobView>> {
     let (parts, body) = request.into_parts();
+    Parameters::none(&parts.uri)?;
     let limit = app.services.settings.api_body_bytes();
     let body = JsonBody::read(&parts.headers, body, limit).await?;
     let PatchBody { state } = body.parse()?;
@@ -166,7 +167,7 @@ pub async fn change(
             let closed = bulk::close(&app.services, &caller.tenant, &id).await;
             match unless_refused(&app, &caller, &id, closed).await? {
                 Admission::Admitted(job) => *job,
-                Admission::Full { limit } => return Err(all_run(limit)),
+                Admission::Full { limit } | Admission::Busy { limit } => return Err(all_run(limit)),
             }
         }
         TargetState::Aborted => abort(&app, &caller, &id).await?,
@@ -199,8 +200,10 @@ pub async fn delete(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
     BulkJobPath(id): BulkJobPath,
+    uri: Uri,
 ) -> ApiResult<StatusCode> {
     caller.require(Scope::BulkCancel)?;
+    Parameters::none(&uri)?;
     let deleted = bulk::delete(&app.services, &caller.tenant, &id).await;
     unless_refused(&app, &caller, &id, deleted).await?;
     Ok(StatusCode::NO_CONTENT)

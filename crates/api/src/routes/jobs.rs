@@ -201,14 +201,14 @@ async fn exported(app: &App, report: &JobReport, terms: &LinkTerms) -> ApiResult
     };
     let bytes = stored.bytes().await.map_err(dormouse_core::Error::from)?;
     let manifest = Manifest::decode(&bytes)?;
+    let until = terms.until(app, None);
     let prefix = path.as_ref().trim_end_matches("_manifest.json");
     let mut files = Vec::with_capacity(manifest.files.len().min(MAX_FILES));
     for file in manifest.files.iter().take(MAX_FILES) {
         let path = object_store::path::Path::from(format!("{prefix}{}", file.file));
-        files.push(results::exported_file(app, terms, &path, file.rows, file.bytes).await?);
+        files.push(results::exported_file(app, terms, &path, (file.rows, file.bytes), until).await?);
     }
-    let life = app.services.settings.link_life();
-    let manifest_url = results::link(app, path.as_ref(), life).await?;
+    let manifest_url = results::link(app, path.as_ref(), until.since(app.now())).await?;
     let download_url = match files.as_slice() {
         [file] => file.url.clone(),
         _ => manifest_url.clone(),
@@ -216,7 +216,7 @@ async fn exported(app: &App, report: &JobReport, terms: &LinkTerms) -> ApiResult
     Ok(ResultsView {
         job_id: id.to_string(),
         download_url,
-        expires_at: results::end(app, terms),
+        expires_at: until.rfc3339_seconds(),
         format: "parquet".to_owned(),
         compression: "zstd".to_owned(),
         size_bytes: manifest.bytes,

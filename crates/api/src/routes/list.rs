@@ -14,7 +14,7 @@ use crate::{
     access::Caller,
     app::App,
     body::Parameters,
-    cursor,
+    cursor::List,
     error::{ApiError, ApiResult},
     wire::{create::OperationWord, job::JobList},
 };
@@ -71,11 +71,11 @@ pub async fn list(
     let told = ["state", "status", "operation", "object", "created_after"];
     let mut list = vec![caller.tenant.as_str()];
     list.extend(told.map(|name| asked.get(name).unwrap_or_default()));
-    let list = cursor::list_digest(&list);
+    let list = List::new(&app.secret, list);
     let given = ["offset", "cursor", "page_token"].map(|name| (name, asked.get(name)));
     let mut given = given.into_iter().filter_map(|(name, text)| Some((name, text?)));
     let after = match (given.next(), given.next()) {
-        (Some((name, text)), None) => Some(cursor::decode(text, &list).ok_or_else(|| {
+        (Some((name, text)), None) => Some(list.decode(text).ok_or_else(|| {
             ApiError::invalid(name, format!("{name} is no place in the list of these jobs"))
         })?),
         (None, _) => None,
@@ -102,7 +102,7 @@ pub async fn list(
     Ok(Json(JobList {
         jobs,
         has_more: page.next.is_some(),
-        next_offset: page.next.map(|place| cursor::encode(&place, &list)),
+        next_offset: page.next.map(|place| list.encode(&place)),
     }))
 }
 
@@ -110,9 +110,15 @@ pub async fn list(
 fn filter(asked: &Parameters) -> ApiResult<Option<BulkFilter>> {
     let mut states: Vec<BulkState> = BulkState::ALL.to_vec();
     if let Some(text) = asked.get("state") {
-        let state: BulkState = text
-            .parse()
-            .map_err(|error: Error| ApiError::invalid("state", error.to_string()))?;
+        let known = states
+            .iter()
+            .find(|state| state.as_str().eq_ignore_ascii_case(text));
+        let state = match known {
+            Some(state) => *state,
+            None => text
+                .parse()
+                .map_err(|error: Error| ApiError::invalid("state", error.to_string()))?,
+        };
         states.retain(|other| *other == state);
     }
     if let Some(text) = asked.get("status") {

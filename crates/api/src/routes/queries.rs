@@ -10,18 +10,17 @@ use axum::{
 };
 use dormouse_core::{
     Error, ErrorKind,
-    ports::{ParameterValue, QueryLimits, QuerySpec, QueryTables, RowFormat, TableSnapshot, Truncated},
+    ports::{ParameterValue, QueryLimits, QueryRefusal, QuerySpec, QueryTables, RowFormat, Truncated},
     tenants::Scope,
 };
-use dormouse_jobs::query::AllTables;
-use futures::lock::Mutex;
+use dormouse_jobs::query::{AllTables, SeenTables};
 use serde_json::{Map, Value, json};
 
 use super::again::Repeatable;
 use crate::{
     access::Caller,
     app::App,
-    body::JsonBody,
+    body::{JsonBody, Parameters},
     error::{ApiError, ApiResult, Code},
     wire::query::{
         ColumnView, QueryAnswer, QueryBody, QueryMetadata, QueryParameters, as_of, check_metadata, check_sql,
@@ -54,6 +53,7 @@ pub async fn run(
 ) -> ApiResult {
     caller.require(Scope::QueryExecute)?;
     let (parts, body) = request.into_parts();
+    Parameters::none(&parts.uri)?;
     let limit = app.services.settings.api_body_bytes();
     let body = JsonBody::read(&parts.headers, body, limit).await?;
     let repeatable = Repeatable {
@@ -83,26 +83,6 @@ struct Spliced {
     rows: u64,
     columns: Vec<ColumnView>,
     truncated: Option<Truncated>,
-}
-
-/// The tables of an answer: each stays as it was first seen, however many queries the answer takes.
-#[derive(Debug)]
-struct SameTables {
-    tables: AllTables,
-    seen: Mutex<BTreeMap<String, Option<TableSnapshot>>>,
-}
-
-#[async_trait::async_trait]
-impl QueryTables for SameTables {
-    async fn table(&self, name: &str) -> dormouse_core::Result<Option<TableSnapshot>> {
-        let mut seen = self.seen.lock().await;
-        if let Some(snapshot) = seen.get(name) {
-            return Ok(snapshot.clone());
-        }
-        let snapshot = self.tables.table(name).await?;
-        seen.insert(name.to_owned(), snapshot.clone());
-        Ok(snapshot)
-    }
 }
 
 impl Asked {
@@ -143,12 +123,12 @@ impl Asked {
     async fn answer(&self, app: &App, caller: &Caller) -> ApiResult {
         let clock = &app.services.ports.clock;
         let started = app.now();
-        let permit = tokio::select! {
+        let turn = tokio::select! {
             biased;
-            permit = app.permits.acquire() => permit.ok(),
+            turn = app.turns.take(&caller.tenant, caller.is_alone()) => Some(turn),
             () = clock.sleep(self.timeout) => None,
         };
-        let Some(_permit) = permit else {
+        let Some(_turn) = turn else {
             let message = "As many queries run as may; try again in a moment";
             return Err(ApiError::later(Code::Unavailable, message, 1));
         };
@@ -177,10 +157,9 @@ impl Asked {
     async fn rows(&self, app: &App, caller: &Caller) -> ApiResult<(Spliced, Option<u64>)> {
         let as_of = as_of(self.as_of.as_deref())?;
         let reader = app.services.reader(&caller.tenant).await?;
-        let tables = Arc::new(SameTables {
-            tables: AllTables::of_tenant(app.services.clone(), reader, as_of),
-            seen: Mutex::default(),
-        });
+        // They stay as they are first seen, however many queries the answer takes.
+        let tables = AllTables::of_tenant(app.services.clone(), reader, as_of);
+        let tables: Arc<dyn QueryTables> = Arc::new(SeenTables::new(tables));
         let bytes = app.services.settings.result_bytes();
         let rows = self
             .splice(app, &tables, self.sql.clone(), self.rows, bytes)
@@ -194,7 +173,7 @@ impl Asked {
     }
 
     /// How many rows there are; none when the query is not one whose rows can be counted.
-    async fn count(&self, app: &App, tables: &Arc<SameTables>) -> ApiResult<Option<u64>> {
+    async fn count(&self, app: &App, tables: &Arc<dyn QueryTables>) -> ApiResult<Option<u64>> {
         let sql = self.sql.trim_end().trim_end_matches(';');
         let sql = format!("SELECT count(*) AS n FROM (\n{sql}\n) AS counted");
         let counted = self.splice(app, tables, sql, 1, 1000).await;
@@ -210,7 +189,7 @@ impl Asked {
     async fn splice(
         &self,
         app: &App,
-        tables: &Arc<SameTables>,
+        tables: &Arc<dyn QueryTables>,
         sql: String,
         rows: u64,
         bytes: u64,
@@ -327,17 +306,13 @@ impl Asked {
     }
 }
 
-/// What an engine says of a statement that is no query.
-const BLOCKED: &str = " is not allowed; a query is one SELECT";
-
 /// Why a query cannot be begun.
 fn refused(error: Error) -> ApiError {
-    match error.kind() {
-        ErrorKind::Invalid if error.to_string().contains(BLOCKED) => {
+    match (error.kind(), QueryRefusal::of(&error)) {
+        (ErrorKind::Invalid, Some(QueryRefusal::NotAQuery(_))) => {
             ApiError::new(Code::SqlBlocked, error.to_string())
         }
-        ErrorKind::Invalid if is_absent_table(&error.to_string()) => failed(error),
-        ErrorKind::Invalid => ApiError::new(Code::InvalidSql, error.to_string()),
+        (ErrorKind::Invalid, None) => ApiError::new(Code::InvalidSql, error.to_string()),
         _ => failed(error),
     }
 }
@@ -351,8 +326,4 @@ fn failed(error: Error) -> ApiError {
         }
         _ => error.into(),
     }
-}
-
-fn is_absent_table(message: &str) -> bool {
-    message.starts_with("Table '") && message.ends_with("' does not exist")
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Extension, Json,
     extract::{Request, State},
-    http::{StatusCode, Uri, header::CONTENT_RANGE},
+    http::{HeaderValue, Uri, header::RETRY_AFTER},
     response::Response,
 };
 use dormouse_core::{
@@ -18,7 +18,7 @@ use dormouse_core::{
 use dormouse_jobs::bulk;
 use object_store::path::Path;
 
-use super::job::found;
+use super::{bulk::LOOK_AGAIN_SECONDS, job::found};
 use crate::{
     access::Caller,
     app::App,
@@ -29,7 +29,6 @@ use crate::{
         job::{compression, content_type},
         query::ColumnView,
         results::{FileView, ResultsView},
-        words::time,
     },
 };
 
@@ -59,7 +58,7 @@ impl LinkTerms {
     }
 
     /// When links end that are signed now and are good until `kept` at most.
-    fn until(&self, app: &App, kept: Option<Timestamp>) -> Timestamp {
+    pub(super) fn until(&self, app: &App, kept: Option<Timestamp>) -> Timestamp {
         let end = app.now().plus(self.life);
         kept.map_or(end, |kept| kept.min(end))
     }
@@ -110,7 +109,7 @@ pub(super) fn life(app: &App, job: &BulkJob) -> Duration {
 /// The object that stands for a job's result: its file, or the manifest when there are several. None when it has no
 /// result, or it is not kept any more.
 pub(super) fn main_object(app: &App, job: &BulkJob) -> Option<String> {
-    let is_kept = kept_until(app, job).is_some_and(|kept| app.now() < kept);
+    let is_kept = job.withdrawn.is_none() && kept_until(app, job).is_some_and(|kept| app.now() < kept);
     let result = job.result.as_ref().filter(|_| is_kept)?;
     Some(match result.files.as_slice() {
         [file] if result.file_count == 1 => file.path.clone(),
@@ -135,6 +134,10 @@ fn result<'a>(app: &App, job: &'a BulkJob) -> ApiResult<&'a BulkResult> {
             "not_complete"
         };
         let error = ApiError::conflict(reason, message).detail("state", job.state.as_str());
+        let error = match job.state.is_terminal() {
+            true => error,
+            false => error.header(RETRY_AFTER, HeaderValue::from(LOOK_AGAIN_SECONDS)),
+        };
         return Err(match &job.failure {
             Some(failure) => error.detail("job_error", failure.message.as_str()),
             None => error,
@@ -207,7 +210,7 @@ pub(super) async fn view(app: &App, job: &BulkJob, terms: &LinkTerms) -> ApiResu
     Ok(ResultsView {
         job_id: job.id.to_string(),
         download_url,
-        expires_at: time(until),
+        expires_at: until.rfc3339_seconds(),
         format: content_type(&job.format).to_lowercase(),
         compression: compression(&job.format).to_lowercase(),
         size_bytes: result.bytes,
@@ -242,21 +245,16 @@ pub(super) async fn exported_file(
     app: &App,
     terms: &LinkTerms,
     path: &Path,
-    rows: u64,
-    bytes: u64,
+    (rows, bytes): (u64, u64),
+    until: Timestamp,
 ) -> ApiResult<FileView> {
     Ok(FileView {
         name: path.filename().unwrap_or_default().to_owned(),
-        url: terms.link(app, path.as_ref(), terms.until(app, None)).await?,
+        url: terms.link(app, path.as_ref(), until).await?,
         size_bytes: bytes,
         row_count: rows,
         sha256: None,
     })
-}
-
-/// When links with these terms end.
-pub(super) fn end(app: &App, terms: &LinkTerms) -> String {
-    time(terms.until(app, None))
 }
 
 /// Reads the result of a bulk job that has one file.
@@ -287,6 +285,7 @@ pub async fn content(
     request: Request,
 ) -> ApiResult<Response> {
     caller.require(Scope::BulkRead)?;
+    Parameters::none(request.uri())?;
     let job = found(&app, &caller, &id).await?;
     let result = result(&app, &job)?;
     let [file] = result.files.as_slice() else {
@@ -298,34 +297,11 @@ pub async fn content(
     };
     let store = app.services.exports.clone();
     let path = stored_path(&file.path)?;
-    let served = gateway::serve_object(store, path, request.method(), request.headers());
-    not_served(id.as_str(), served.await)
-}
-
-/// What could not be served, in the shape of the other errors.
-fn not_served(id: &str, response: Response) -> ApiResult<Response> {
-    let mut error = match response.status() {
-        StatusCode::NOT_FOUND => return Err(gone(id)),
-        StatusCode::PRECONDITION_FAILED => ApiError::new(
-            Code::PreconditionFailed,
-            "The file is another version than the one that was asked for",
-        ),
-        StatusCode::RANGE_NOT_SATISFIABLE => ApiError::new(
-            Code::RangeNotSatisfiable,
-            "The file has none of the bytes that were asked for",
-        ),
-        StatusCode::SERVICE_UNAVAILABLE => ApiError::later(
-            Code::Unavailable,
-            "The file cannot be read now; try again later",
-            1,
-        ),
-        status if status.is_server_error() => ApiError::new(Code::InternalError, "The server has failed"),
-        _ => return Ok(response),
-    };
-    if let Some(range) = response.headers().get(CONTENT_RANGE) {
-        error = error.header(CONTENT_RANGE, range.clone());
-    }
-    Err(error)
+    let served = gateway::serve_object(store, path, request.method(), request.headers()).await;
+    served.map_err(|error| match error.code() {
+        Code::NotFound => gone(id.as_str()),
+        _ => error,
+    })
 }
 
 /// Answers for what only jobs have that bring rows.

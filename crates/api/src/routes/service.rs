@@ -8,16 +8,14 @@ use axum::{
     http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE},
     response::IntoResponse,
 };
+use dormouse_core::ports::MAX_SQL_BYTES;
 use serde_json::{Value, json};
 
 use crate::{
     access::Caller,
     app::App,
     error::{ApiError, ApiResult, Code},
-    wire::{
-        query::MAX_SQL_BYTES,
-        service::{HealthView, Limits, LimitsView, Rates, Usage},
-    },
+    wire::service::{HealthView, Limits, LimitsView, Rates, Usage},
 };
 
 /// How long the item store has to answer.

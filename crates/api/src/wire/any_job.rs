@@ -2,15 +2,13 @@
 
 use dormouse_core::{
     bulk::BulkJob,
+    time::Timestamp,
     tracker::{JobReport, JobStatus},
 };
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{
-    job::{JobError, job_path},
-    words::time,
-};
+use super::job::{JobError, job_path};
 
 /// A job of any kind.
 #[derive(Debug, Serialize, ToSchema)]
@@ -54,9 +52,9 @@ impl From<&BulkJob> for AnyJobView {
             status: job.state.status().to_owned(),
             state: job.state.to_string(),
             table: None,
-            submitted_at: time(job.created),
-            updated_at: time(job.updated),
-            completed_at: job.completed.map(time),
+            submitted_at: job.created.rfc3339_seconds(),
+            updated_at: job.updated.rfc3339_seconds(),
+            completed_at: job.completed.map(Timestamp::rfc3339_seconds),
             rows_read: None,
             rows_written: job.progress.rows,
             error: job.failure.as_ref().map(|failure| JobError {
@@ -92,12 +90,12 @@ impl From<&JobReport> for AnyJobView {
             status: status(report.status).to_owned(),
             state: report.status.to_string(),
             table: report.table_name.clone(),
-            submitted_at: time(report.created),
-            updated_at: time(report.updated),
+            submitted_at: report.created.rfc3339_seconds(),
+            updated_at: report.updated.rfc3339_seconds(),
             completed_at: run
                 .filter(|_| report.status.is_final())
                 .and_then(|run| run.ended)
-                .map(time),
+                .map(Timestamp::rfc3339_seconds),
             rows_read: Some(report.rows_read()),
             rows_written: report.rows_written(),
             error: (!reasons.is_empty()).then(|| JobError {

@@ -13,6 +13,7 @@ use dormouse_core::{
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use super::{
     query::{as_of, check_metadata, check_sql, parameters},
@@ -147,6 +148,27 @@ words! {
     TargetState { UploadComplete = "UploadComplete", Aborted = "Aborted" }
 }
 
+/// A request to make a job, beside its body.
+#[derive(Clone, Copy, Debug)]
+pub struct JobRequest {
+    /// The same whenever the request comes, if it may come again.
+    pub id: Uuid,
+    /// Whether it has an idempotency key.
+    pub may_come_again: bool,
+    /// Whether its job starts at once, unless the body says.
+    pub starts: bool,
+}
+
+impl JobRequest {
+    /// The id of a job that has none of its own.
+    ///
+    /// # Errors
+    /// None but those of ids.
+    pub fn job_id(&self) -> ApiResult<BulkJobId> {
+        Ok(BulkJobId::new(format!("bulk-job-{}", self.id.simple()))?)
+    }
+}
+
 impl CreateBody {
     /// The job that is to be made, with an id where the client has chosen none.
     ///
@@ -155,7 +177,7 @@ impl CreateBody {
     pub fn job(
         self,
         tenant: &TenantId,
-        make_id: impl FnOnce() -> String,
+        request: &JobRequest,
         settings: &InstanceSettings,
         now: Timestamp,
     ) -> ApiResult<NewBulkJob> {
@@ -191,11 +213,13 @@ impl CreateBody {
             },
             id: match &self.job_id {
                 Some(id) => chosen_id(id)?,
-                None => BulkJobId::new(make_id())?,
+                None => request.job_id()?,
             },
             object: self.object,
             metadata: self.metadata.unwrap_or_default(),
             deadline: now.plus(life),
+            request: request.may_come_again.then(|| request.id.to_string()),
+            starts: self.auto_start.unwrap_or(request.starts),
         })
     }
 

@@ -12,8 +12,6 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::words::time;
-
 /// A bulk job.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct JobView {
@@ -204,13 +202,13 @@ impl JobView {
             content_type: content_type(&job.format).to_owned(),
             compression: compression(&job.format).to_owned(),
             metadata: job.metadata.clone(),
-            created_at: time(job.created),
-            updated_at: time(job.updated),
-            started_at: job.started.map(time),
-            completed_at: job.completed.map(time),
+            created_at: job.created.rfc3339_seconds(),
+            updated_at: job.updated.rfc3339_seconds(),
+            started_at: job.started.map(Timestamp::rfc3339_seconds),
+            completed_at: job.completed.map(Timestamp::rfc3339_seconds),
             expires_at: match is_terminal {
-                true => kept.map(time),
-                false => Some(time(job.deadline)),
+                true => kept.map(Timestamp::rfc3339_seconds),
+                false => Some(job.deadline.rfc3339_seconds()),
             },
             number_records_total: total,
             number_records_processed: job.progress.rows,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use dormouse_core::{
     message::export::parse_as_of,
-    ports::{ParameterValue, ResultColumn},
+    ports::{MAX_SQL_BYTES, ParameterValue, ResultColumn},
     state::AsOf,
 };
 use serde::{Deserialize, Serialize};
@@ -13,9 +13,6 @@ use utoipa::ToSchema;
 
 use super::words::{text_or_number, whole};
 use crate::error::{ApiError, ApiResult};
-
-/// The longest text of a query, in bytes.
-pub const MAX_SQL_BYTES: usize = 100_000;
 
 /// The most parameters of a query.
 pub const MAX_PARAMS: usize = 100;

@@ -1,6 +1,5 @@
 //! Words of requests, and numbers and times as they are written.
 
-use dormouse_core::time::Timestamp;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::{Number, Value};
 
@@ -48,15 +47,6 @@ macro_rules! words {
 }
 pub(crate) use words;
 
-/// A time as the API writes it: RFC 3339 in UTC, to seconds.
-pub fn time(at: Timestamp) -> String {
-    let text = at.to_string();
-    match text.get(..19) {
-        Some(seconds) => format!("{seconds}Z"),
-        None => text,
-    }
-}
-
 /// Reads a whole number, which may be written with a fraction of zero.
 pub fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     let Some(number) = Option::<Number>::deserialize(deserializer)? else {
@@ -89,12 +79,6 @@ pub fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Opti
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times_end_with_seconds() {
-        let at: Timestamp = "2026-11-20T09:30:00.250Z".parse().unwrap();
-        assert_eq!(time(at), "2026-11-20T09:30:00Z");
-    }
 
     #[test]
     fn numbers_are_whole_however_they_are_written() {

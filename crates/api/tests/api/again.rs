@@ -110,21 +110,60 @@ async fn of_two_at_a_time_one_waits() {
 async fn a_key_makes_one_job_even_when_its_answer_was_lost() {
     let world = World::new().await;
     world.table("events", &[], 1).await;
-    let ask = Ask::post("/v1/bulk", create()).header("idempotency-key", "k1");
-    let first = world.send(ask.clone()).await.expect(201);
+    let mut chosen = create();
+    chosen["job_id"] = json!("nightly");
+    for (key, body) in [("k1", create()), ("k2", chosen)] {
+        let ask = Ask::post("/v1/bulk", body.clone()).header("idempotency-key", key);
+        let first = world.send(ask.clone()).await.expect(201);
+        assert_eq!(first["state"], "UploadComplete");
+        forget(&world, key).await;
+        let again = world.send(ask).await;
+        assert_eq!(again.header("idempotent-replayed"), None);
+        assert_eq!(again.expect(201)["job_id"], first["job_id"]);
+        // Another request for a job of that id is another matter.
+        if body["job_id"].is_string() {
+            let other = Ask::post("/v1/bulk", body).header("idempotency-key", "k3");
+            world.send(other).await.refused(409, "CONFLICT");
+        }
+    }
+    let jobs = world.get("/v1/bulk/jobs").await.expect(200);
+    assert_eq!(jobs["jobs"].as_array().unwrap().len(), 2);
+}
+
+/// Loses what is kept for a key.
+async fn forget(world: &World, key: &str) {
     let item = dormouse_core::ports::ItemKey::new(
         dormouse_core::collections::Collection::IdempotencyKeys,
         "default|POST /bulk",
-        "k1",
+        key,
     );
     let items = &world.services.ports.items;
     items
         .delete(item, dormouse_core::ports::Condition::Exists)
         .await
         .unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_goes_away_frees_its_key() {
+    let world = World::new().await;
+    world.table("events", &[], 1).await;
+    let clock = world.clock.clone();
+    world.queries.set_hook(move |_| {
+        let clock = clock.clone();
+        async move {
+            dormouse_core::ports::Clock::sleep(&*clock, std::time::Duration::from_secs(10)).await;
+            Ok(())
+        }
+    });
+    let ask = Ask::post("/v1/queries", json!({"sql": "SELECT * FROM events"})).header("idempotency-key", "k");
+    tokio::select! {
+        _ = world.send(ask.clone()) => panic!("it takes longer"),
+        () = world.sleep(1) => {}
+    }
+    world.queries.clear_hook();
+    world.sleep(1).await;
     let again = world.send(ask).await;
+    again.expect(200);
     assert_eq!(again.header("idempotent-replayed"), None);
-    assert_eq!(again.expect(201)["job_id"], first["job_id"]);
-    let jobs = world.get("/v1/bulk/jobs").await.expect(200);
-    assert_eq!(jobs["jobs"].as_array().unwrap().len(), 1);
 }

@@ -6,10 +6,13 @@ use axum::{
     Router,
     body::Body,
     http::{HeaderMap, Request, StatusCode},
+    middleware::from_fn,
 };
 use bytes::Bytes;
 use dormouse_api::{
+    error,
     gateway::Gateway,
+    secret::InstanceSecret,
     server::{ServerLimits, serve},
 };
 use dormouse_core::{
@@ -41,6 +44,11 @@ struct World {
     items: Arc<MemoryItemStore>,
     buckets: Arc<MemoryBuckets>,
     gateway: Arc<Gateway>,
+}
+
+/// The routes of a gateway, with its errors written.
+fn written(gateway: &Arc<Gateway>) -> Router {
+    gateway.clone().router().layer(from_fn(error::render))
 }
 
 struct Answer {
@@ -86,8 +94,15 @@ async fn open(
 ) -> Arc<Gateway> {
     let (items, buckets, clock) = (items.clone(), buckets.clone(), clock.clone());
     let ids = Arc::new(SeededIds::new(seed));
-    let gateway = Gateway::open(items, buckets, clock, ids, "http://api.test/".to_owned()).await;
-    Arc::new(gateway.unwrap())
+    let secret = InstanceSecret::open(&*items, &*ids).await.unwrap();
+    Arc::new(Gateway::new(
+        secret,
+        items,
+        buckets,
+        clock,
+        ids,
+        "http://api.test/",
+    ))
 }
 
 impl World {
@@ -113,7 +128,7 @@ impl World {
     }
 
     fn router(&self) -> Router {
-        self.gateway.clone().router()
+        written(&self.gateway)
     }
 
     async fn ask(&self, method: &str, link: &str, headers: &[(&str, &str)]) -> Answer {
@@ -340,11 +355,11 @@ async fn every_process_of_an_instance_follows_its_links() {
     let world = world().await;
     let link = world.link(PATH).await;
     let other = open(&world.clock, &world.items, &world.buckets, 2).await;
-    let answer = ask(other.router(), "GET", &link, &[]).await;
+    let answer = ask(written(&other), "GET", &link, &[]).await;
     assert_eq!(answer.status, StatusCode::OK);
     let strange_items = Arc::new(MemoryItemStore::new(world.clock.clone()));
     let stranger = open(&world.clock, &strange_items, &world.buckets, 3).await;
-    let answer = ask(stranger.router(), "GET", &link, &[]).await;
+    let answer = ask(written(&stranger), "GET", &link, &[]).await;
     assert_eq!(answer.status, StatusCode::FORBIDDEN);
 }
 
@@ -392,7 +407,7 @@ async fn a_link_for_one_use_may_be_read_in_ranges_and_again() {
     }
     // Another process goes on where this one was.
     let other = open(&world.clock, &world.items, &world.buckets, 2).await;
-    let answer = ask(other.router(), "GET", &link, &[("range", "bytes=4-4")]).await;
+    let answer = ask(written(&other), "GET", &link, &[("range", "bytes=4-4")]).await;
     assert_eq!(answer.body, "4");
     assert_eq!(world.status(&link).await, 410);
 }

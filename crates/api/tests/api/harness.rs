@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderMap, Method, Request, StatusCode, header::HeaderName},
 };
 use bytes::Bytes;
-use dormouse_api::{Api, gateway::Gateway};
+use dormouse_api::{Api, gateway::Gateway, secret::InstanceSecret};
 use dormouse_core::{
     config::InstanceSettings,
     ids::{BucketName, PartitionId, TableName},
@@ -166,9 +166,17 @@ impl World {
         };
         let settings = InstanceSettings::read(properties, []).unwrap();
         let services = Services::new(ports, settings).unwrap();
-        let gateway = Gateway::open(items, buckets.clone(), as_clock, ids, "http://api".to_owned());
-        let gateway = Arc::new(gateway.await.unwrap());
-        let api = Api::new(services.clone(), gateway.clone(), Some(gateway));
+        let secret = InstanceSecret::open(&*items, &*ids).await.unwrap();
+        let gateway = Gateway::new(
+            secret.clone(),
+            items,
+            buckets.clone(),
+            as_clock,
+            ids,
+            "http://api",
+        );
+        let gateway = Arc::new(gateway);
+        let api = Api::new(services.clone(), secret, gateway.clone(), Some(gateway));
         Self {
             clock,
             queries,

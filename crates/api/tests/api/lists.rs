@@ -47,6 +47,7 @@ async fn lists_are_stable_and_filtered() {
     }
     for (query, expected) in [
         ("state=Aborted", &["j6", "j5"][..]),
+        ("state=aborted", &["j6", "j5"]),
         ("status=cancelled", &["j6", "j5"]),
         ("state=Open&status=CANCELLED", &[]),
         ("object=odd&state=Open", &["j3", "j1"]),
@@ -61,7 +62,7 @@ async fn lists_are_stable_and_filtered() {
         ("limit=101", "limit"),
         ("limit=+5", "limit"),
         ("limit=5&limit=6", "limit"),
-        ("state=open", "state"),
+        ("state=opened", "state"),
         ("status=x", "status"),
         ("operation=insert", "operation"),
         ("created_after=x", "created_after"),

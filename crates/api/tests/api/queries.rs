@@ -162,8 +162,8 @@ async fn a_query_that_cannot_be_answered_says_why() {
 async fn a_statement_that_is_no_query_is_blocked() {
     let world = World::new().await;
     world.queries.set_hook(|_| async {
-        let text = "DROP is not allowed; a query is one SELECT, with or without WITH";
-        Err(dormouse_core::Error::invalid(text))
+        let refusal = dormouse_core::ports::QueryRefusal::NotAQuery("DROP".to_owned());
+        Err(refusal.into())
     });
     let answer = world.post("/v1/queries", json!({"sql": "DROP TABLE t"})).await;
     answer.refused(400, "SQL_BLOCKED");

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use dormouse_api::{
     Api,
     gateway::Gateway,
+    secret::InstanceSecret,
     server::{self, ServerLimits},
 };
 use dormouse_core::{Error, Result, ports::UrlSigner};
@@ -69,26 +70,23 @@ pub(super) async fn serve(
         url => url.trim_end_matches('/').to_owned(),
     };
     let ports = &services.ports;
-    let gateway = match &context.instance.place {
-        Place::Directory(_) => Some(Arc::new(
-            Gateway::open(
+    let secret = InstanceSecret::open(&*ports.items, &*ports.ids).await?;
+    let (signer, gateway): (Arc<dyn UrlSigner>, _) = match &context.instance.place {
+        Place::Directory(_) => {
+            let gateway = Arc::new(Gateway::new(
+                secret.clone(),
                 ports.items.clone(),
                 ports.buckets.clone(),
                 ports.clock.clone(),
                 ports.ids.clone(),
-                url.clone(),
-            )
-            .await?,
-        )),
-        Place::Aws(_) => None,
-    };
-    let signer: Arc<dyn UrlSigner> = match (&context.instance.place, &gateway) {
-        (Place::Aws(place), _) => place.signer.clone(),
-        (Place::Directory(_), Some(gateway)) => gateway.clone(),
-        (Place::Directory(_), None) => return Err(Error::internal("no gateway")),
+                &url,
+            ));
+            (gateway.clone(), Some(gateway))
+        }
+        Place::Aws(place) => (place.signer.clone(), None),
     };
     let is_open = !services.tenants.is_closed().await?;
-    let app = Api::new(services, signer, gateway).router();
+    let app = Api::new(services, secret, signer, gateway).router();
     tracing::info!(%url, "the API listens; it tells of itself at /docs");
     if is_open {
         printer::note(&format!(

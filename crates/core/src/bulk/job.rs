@@ -70,6 +70,10 @@ pub struct NewBulkJob {
     pub metadata: serde_json::Map<String, serde_json::Value>,
     /// From when on it is too old.
     pub deadline: Timestamp,
+    /// The request that makes it, if that may come again.
+    pub request: Option<String>,
+    /// Whether it starts at once, or waits to be started.
+    pub starts: bool,
 }
 
 /// A bulk job.
@@ -115,6 +119,18 @@ pub struct BulkJob {
     pub snapshot: BTreeMap<String, u64>,
     /// What it has written.
     pub result: Option<BulkResult>,
+    /// Since when nobody is given its result any more.
+    #[serde(default)]
+    pub withdrawn: Option<Timestamp>,
+    /// Whether its objects are gone.
+    #[serde(default)]
+    pub removed: bool,
+    /// Whether a run had it when somebody else ended it: it may write until it hears of that.
+    #[serde(default)]
+    pub left_running: bool,
+    /// The request that made it, if that may come again.
+    #[serde(default)]
+    pub request: Option<String>,
     /// Why it has no result.
     pub failure: Option<BulkFailure>,
     /// Grows with every change.
@@ -226,8 +242,8 @@ impl FailureCode {
 }
 
 impl BulkJob {
-    pub(super) fn new(new: NewBulkJob, now: Timestamp) -> Self {
-        Self {
+    pub(super) fn new(new: NewBulkJob, now: Timestamp) -> Result<Self> {
+        let mut job = Self {
             tenant: new.tenant,
             id: new.id,
             state: BulkState::Open,
@@ -248,9 +264,17 @@ impl BulkJob {
             pins: Vec::new(),
             snapshot: BTreeMap::new(),
             result: None,
+            withdrawn: None,
+            removed: false,
+            left_running: false,
+            request: new.request,
             failure: None,
             version: 1,
+        };
+        if new.starts {
+            job.become_state(BulkState::UploadComplete, now)?;
         }
+        Ok(job)
     }
 
     /// Where the objects of a tenant's job are, in the bucket of exports: `<prefix>tenant-<tenant>/job-<job>`.
@@ -296,7 +320,7 @@ impl BulkJob {
         }
         if next.is_terminal() {
             self.completed = Some(now);
-            self.run = None;
+            self.left_running = self.run.take().is_some();
         }
         Ok(())
     }

@@ -60,6 +60,11 @@ impl TenantQueue {
         self.open.len() + self.waiting.len() + self.running.len()
     }
 
+    /// How many jobs wait or run.
+    pub fn active(&self) -> u64 {
+        (self.waiting.len() + self.running.len()) as u64
+    }
+
     /// Whether all have ended.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

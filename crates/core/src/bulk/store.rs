@@ -30,8 +30,13 @@ const MAX_LOOKED_AT: usize = 1000;
 pub enum Admission {
     /// There was.
     Admitted(Box<BulkJob>),
-    /// The tenant has as many jobs as it may have.
+    /// The tenant has as many jobs that have not ended as it may have.
     Full {
+        /// So many.
+        limit: u64,
+    },
+    /// As many of the tenant's jobs wait or run as may.
+    Busy {
         /// So many.
         limit: u64,
     },
@@ -116,18 +121,23 @@ impl BulkJobs {
         Self { items, clock, ids }
     }
 
-    /// Makes a job, unless the tenant has `limit` that have not ended.
+    /// Makes a job, unless the tenant has `limit` that have not ended. With `most_active`, one that starts is not made
+    /// when as many wait or run.
     ///
     /// # Errors
     /// `AlreadyExists` when the tenant has a job with this id; `Invalid` when it is too large to be stored; errors of
     /// the item store.
-    pub async fn create(&self, new: NewBulkJob, limit: u64) -> Result<Admission> {
-        let job = BulkJob::new(new, self.clock.now());
+    pub async fn create(&self, new: NewBulkJob, limit: u64, most_active: Option<u64>) -> Result<Admission> {
+        let most_active = most_active.filter(|_| new.starts);
+        let job = BulkJob::new(new, self.clock.now())?;
         for attempt in 0..MAX_ATTEMPTS {
             self.pause(attempt).await;
             let mut queue = self.queue(&job.tenant).await?;
             if queue.len() as u64 >= limit {
                 return Ok(Admission::Full { limit });
+            }
+            if let Some(limit) = most_active.filter(|limit| queue.active() >= *limit) {
+                return Ok(Admission::Busy { limit });
             }
             queue.place(&job.id, job.state);
             let writes = vec![
@@ -188,15 +198,14 @@ impl BulkJobs {
             if matches!(job.state, BulkState::UploadComplete | BulkState::InProgress) {
                 return Ok(Change::None(None));
             }
-            let is_full = |limit: &u64| (queue.waiting.len() + queue.running.len()) as u64 >= *limit;
-            if let Some(limit) = limit.filter(is_full) {
+            if let Some(limit) = limit.filter(|limit| queue.active() >= *limit) {
                 return Ok(Change::None(Some(limit)));
             }
             job.become_state(BulkState::UploadComplete, now)?;
             Ok(Change::Write(None))
         });
         Ok(match closed.await? {
-            (_, Some(limit)) => Admission::Full { limit },
+            (_, Some(limit)) => Admission::Busy { limit },
             (job, None) => Admission::Admitted(Box::new(job)),
         })
     }
@@ -315,8 +324,9 @@ impl BulkJobs {
         pin: (&TableId, &PinId),
         table: (&str, u64),
     ) -> Result<()> {
-        let noted = self.change(job.0, job.1, |job, _, _| {
+        let noted = self.change(job.0, job.1, |job, _, now| {
             own_run(job, run)?;
+            job.updated = now;
             let pin = (pin.0.clone(), pin.1.clone());
             if !job.pins.contains(&pin) {
                 job.pins.push(pin);
@@ -348,6 +358,40 @@ impl BulkJobs {
         forgotten.await.map(drop)
     }
 
+    /// Gives nobody the result of a job any more, before its objects are removed. Answers with the job as it is then.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict` when it has not ended; errors of the item store.
+    pub async fn withdraw(&self, tenant: &TenantId, id: &BulkJobId) -> Result<BulkJob> {
+        let withdrawn = self.change(tenant, id, |job, _, now| {
+            job.check_ended()?;
+            if job.withdrawn.is_some() {
+                return Ok(Change::None(()));
+            }
+            job.withdrawn = Some(now);
+            job.updated = now;
+            Ok(Change::Write(()))
+        });
+        withdrawn.await.map(|(job, ())| job)
+    }
+
+    /// Notes that the objects of a job are gone whose result was withdrawn.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict` when it was not withdrawn; errors of the item store.
+    pub async fn note_removed(&self, tenant: &TenantId, id: &BulkJobId) -> Result<()> {
+        let noted = self.change(tenant, id, |job, _, _| {
+            if job.withdrawn.is_none() {
+                return Err(Error::conflict(format!(
+                    "the result of job {id} was not withdrawn"
+                )));
+            }
+            job.removed = true;
+            Ok(Change::Write(()))
+        });
+        noted.await.map(drop)
+    }
+
     /// Ends a job by its run.
     ///
     /// # Errors
@@ -361,6 +405,7 @@ impl BulkJobs {
     ) -> Result<BulkJob> {
         let finished = self.change(tenant, id, |job, _, now| {
             own_run(job, run)?;
+            job.run = None;
             self.end(job, end, now)?;
             Ok(Change::Write(()))
         });
@@ -402,10 +447,15 @@ impl BulkJobs {
     /// Forgets a job that has ended.
     ///
     /// # Errors
-    /// `NotFound`; `Conflict` when it has not ended; errors of the item store.
-    pub async fn delete(&self, tenant: &TenantId, id: &BulkJobId) -> Result<()> {
-        let job = self.get(tenant, id).await?.ok_or_else(|| absent(id))?;
-        job.check_ended()?;
+    /// `NotFound`; `Conflict` when it has not ended, or is another one that was made since `job` was read; errors of the
+    /// item store.
+    pub async fn delete(&self, job: &BulkJob) -> Result<()> {
+        let (tenant, id) = (&job.tenant, &job.id);
+        let stored = self.get(tenant, id).await?.ok_or_else(|| absent(id))?;
+        stored.check_ended()?;
+        if stored.created != job.created {
+            return Err(Error::conflict(format!("job {id} was deleted, and made anew")));
+        }
         self.items
             .transact(vec![
                 Write::Delete {
@@ -414,7 +464,7 @@ impl BulkJobs {
                 },
                 Write::Delete {
                     key: BulkJob::key(tenant, id),
-                    condition: Condition::None,
+                    condition: Condition::equals("version", stored.version),
                 },
             ])
             .await

@@ -188,9 +188,13 @@ fn seconds_of(property: &Property) -> f64 {
 fn variables(property: &Property) -> Vec<String> {
     let name = property.name.replace('.', "_").to_uppercase();
     let mut variables = vec![format!("DORMOUSE_{name}"), format!("SPECTRA_{name}")];
-    if property.name == keys::PRESIGNED_URL_EXPIRY.name {
-        variables.push("SPECTRA_PRESIGNED_URL_EXPIRY".to_owned());
-    }
+    let more = [
+        (keys::PRESIGNED_URL_EXPIRY, "SPECTRA_PRESIGNED_URL_EXPIRY"),
+        (keys::QUERY_TIMEOUT, "SPECTRA_DEFAULT_TIMEOUT_SECONDS"),
+        (keys::QUERY_MAX_TIMEOUT, "SPECTRA_MAX_TIMEOUT_SECONDS"),
+    ];
+    let more = more.iter().filter(|(other, _)| other.name == property.name);
+    variables.extend(more.map(|(_, variable)| (*variable).to_owned()));
     variables
 }
 
@@ -574,12 +578,16 @@ mod tests {
             ("SPECTRA_PRESIGNED_URL_EXPIRY", "60"),
             ("SPECTRA_BULK_MAX_CONCURRENT_JOBS", "3"),
             ("SPECTRA_RESULT_SIZE_THRESHOLD", "500"),
+            ("SPECTRA_DEFAULT_TIMEOUT_SECONDS", "7"),
+            ("SPECTRA_MAX_TIMEOUT_SECONDS", "8"),
         ]);
         assert_eq!(settings.bulk_max_file_size_mb(), 10);
         assert_eq!(settings.bulk_job_timeout(), Duration::from_secs(7200));
         assert_eq!(settings.link_life(), Duration::from_secs(60));
         assert_eq!(settings.bulk_max_concurrent_jobs(), 3);
         assert_eq!(settings.result_rows(), 500);
+        assert_eq!(settings.query_timeout(), Duration::from_secs(7));
+        assert_eq!(settings.query_max_timeout(), Duration::from_secs(8));
         let both = read(&[
             ("SPECTRA_PRESIGNED_URL_EXPIRY", "60"),
             ("SPECTRA_PRESIGNED_URL_EXPIRY_SECONDS", "70"),

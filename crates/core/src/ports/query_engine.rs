@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Debug,
+    fmt::{self, Debug},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -15,8 +15,16 @@ use object_store::{ObjectStore, path::Path};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    error::Result, ids::TableId, row_rules::RulesAt, schema::Schema, state::TableState, time::Timestamp,
+    error::{Error, Result},
+    ids::TableId,
+    row_rules::RulesAt,
+    schema::Schema,
+    state::TableState,
+    time::Timestamp,
 };
+
+/// The longest text of a query, in bytes.
+pub const MAX_SQL_BYTES: usize = 100_000;
 
 /// Answers queries.
 ///
@@ -93,6 +101,42 @@ pub struct TableSnapshot {
     pub rules: Option<RulesAt>,
     /// Where its files are.
     pub store: Arc<dyn ObjectStore>,
+}
+
+/// Why a query is refused, where callers tell it from other faults: the source of an `Invalid` error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum QueryRefusal {
+    /// A statement of this kind is no query.
+    NotAQuery(String),
+    /// There is no table with this name, or not for whoever asks.
+    AbsentTable(String),
+}
+
+impl QueryRefusal {
+    /// The refusal that an error is of, if it is of one.
+    pub fn of(error: &Error) -> Option<&Self> {
+        std::error::Error::source(error)?.downcast_ref()
+    }
+}
+
+impl fmt::Display for QueryRefusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotAQuery(statement) => write!(
+                f,
+                "{statement} is not allowed; a query is one SELECT, with or without WITH"
+            ),
+            Self::AbsentTable(name) => write!(f, "Table '{name}' does not exist"),
+        }
+    }
+}
+
+impl std::error::Error for QueryRefusal {}
+
+impl From<QueryRefusal> for Error {
+    fn from(refusal: QueryRefusal) -> Self {
+        Self::invalid(refusal.to_string()).with_source(refusal)
+    }
 }
 
 /// A value that stands for a name in a query.

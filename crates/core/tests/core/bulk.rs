@@ -112,11 +112,13 @@ impl World {
             },
             metadata: serde_json::Map::new(),
             deadline: self.clock.now().plus(DAY),
+            request: None,
+            starts: false,
         }
     }
 
     async fn create(&self, name: &str) -> BulkJob {
-        match self.jobs.create(self.new_job(name), 100).await.unwrap() {
+        match self.jobs.create(self.new_job(name), 100, None).await.unwrap() {
             Admission::Admitted(job) => *job,
             full => panic!("{full:?}"),
         }
@@ -209,12 +211,10 @@ async fn a_job_is_made_closed_run_and_complete() {
     assert_eq!((done.progress.rows, done.progress.percent), (7, Some(100)));
     assert_eq!(done.run, None);
     assert!(world.queue().await.is_empty());
-    world.jobs.delete(&tenant(), &id("a")).await.unwrap();
+    let done = world.job("a").await;
+    world.jobs.delete(&done).await.unwrap();
     assert_eq!(world.jobs.get(&tenant(), &id("a")).await.unwrap(), None);
-    assert_eq!(
-        kind(world.jobs.delete(&tenant(), &id("a")).await),
-        ErrorKind::NotFound
-    );
+    assert_eq!(kind(world.jobs.delete(&done).await), ErrorKind::NotFound);
 }
 
 /// Asks for a state by every operation that leads to it. What was refused or had no effect is an error or none.
@@ -225,7 +225,7 @@ async fn ask(world: &World, name: &str, to: BulkState) -> Vec<Option<ErrorKind>>
         BulkState::Open => vec![
             world
                 .jobs
-                .create(world.new_job(name), 100)
+                .create(world.new_job(name), 100, None)
                 .await
                 .err()
                 .map(|e| e.kind()),
@@ -349,25 +349,81 @@ async fn jobs_have_their_turn_in_the_order_of_being_closed() {
 async fn a_tenant_has_no_more_jobs_than_it_may_and_closes_none_beyond_a_limit() {
     let world = World::new();
     for name in ["a", "b"] {
-        world.jobs.create(world.new_job(name), 2).await.unwrap();
+        world.jobs.create(world.new_job(name), 2, None).await.unwrap();
     }
-    let full = world.jobs.create(world.new_job("c"), 2).await.unwrap();
+    let full = world.jobs.create(world.new_job("c"), 2, None).await.unwrap();
     assert_eq!(full, Admission::Full { limit: 2 });
     let other = NewBulkJob {
         tenant: TenantId::new("other").unwrap(),
         ..world.new_job("c")
     };
     assert!(matches!(
-        world.jobs.create(other, 2).await.unwrap(),
+        world.jobs.create(other, 2, None).await.unwrap(),
         Admission::Admitted(_)
     ));
     let close = async |name: &str| world.jobs.close(&tenant(), &id(name), Some(1)).await.unwrap();
     assert!(matches!(close("a").await, Admission::Admitted(_)));
-    assert_eq!(close("b").await, Admission::Full { limit: 1 });
+    assert_eq!(close("b").await, Admission::Busy { limit: 1 });
     assert_eq!(world.job("b").await.state, BulkState::Open);
     assert!(matches!(close("a").await, Admission::Admitted(_)));
     world.jobs.abort(&tenant(), &id("a"), None).await.unwrap();
     assert!(matches!(close("b").await, Admission::Admitted(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_may_start_as_it_is_made_or_not_be_made() {
+    let world = World::new();
+    let starting = |name: &str| NewBulkJob {
+        starts: true,
+        ..world.new_job(name)
+    };
+    let made = world.jobs.create(starting("a"), 10, Some(1)).await.unwrap();
+    let Admission::Admitted(made) = made else {
+        panic!("{made:?}");
+    };
+    assert_eq!(made.state, BulkState::UploadComplete);
+    let states: Vec<_> = made.history.iter().map(|(state, _)| *state).collect();
+    assert_eq!(states, [BulkState::Open, BulkState::UploadComplete]);
+    assert_eq!(world.queue().await.ready(1), [id("a")]);
+    let busy = world.jobs.create(starting("b"), 10, Some(1)).await.unwrap();
+    assert_eq!(busy, Admission::Busy { limit: 1 });
+    assert_eq!(world.jobs.get(&tenant(), &id("b")).await.unwrap(), None);
+    let waits = world.jobs.create(world.new_job("b"), 10, Some(1)).await.unwrap();
+    assert!(matches!(waits, Admission::Admitted(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_was_made_anew_is_not_deleted_for_the_one_before() {
+    let world = World::new();
+    let before = world.create("a").await;
+    let aborted = world.jobs.abort(&tenant(), &id("a"), None).await.unwrap();
+    assert!(!aborted.left_running);
+    world.jobs.delete(&before).await.unwrap();
+    world.clock.sleep(Duration::from_millis(1)).await;
+    world.create("a").await;
+    world.jobs.abort(&tenant(), &id("a"), None).await.unwrap();
+    assert_eq!(kind(world.jobs.delete(&before).await), ErrorKind::Conflict);
+    let now = world.job("a").await;
+    world.jobs.delete(&now).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_others_end_tells_that_a_run_had_it() {
+    let world = World::new();
+    for name in ["own", "aborted", "failed"] {
+        world.create(name).await;
+        world.close(name).await;
+        let jobs = &world.jobs;
+        jobs.claim(&tenant(), &id(name), &by(name, name, 1), 3, LEASE)
+            .await
+            .unwrap();
+    }
+    world.finish("own", "own", &JobEnd::Failed(why())).await.unwrap();
+    world.jobs.abort(&tenant(), &id("aborted"), None).await.unwrap();
+    world.jobs.fail(&tenant(), &id("failed"), why()).await.unwrap();
+    for (name, left) in [("own", false), ("aborted", true), ("failed", true)] {
+        assert_eq!(world.job(name).await.left_running, left, "{name}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -546,11 +602,34 @@ async fn lists_are_in_order_and_their_pages_stay_while_jobs_are_made() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_list_that_finds_little_ends_soon_and_goes_on_from_there() {
+    let world = World::new();
+    for number in 0..1300 {
+        let new = NewBulkJob {
+            object: (number < 2).then(|| "rare".to_owned()),
+            ..world.new_job(&format!("j{number:04}"))
+        };
+        world.jobs.create(new, 2000, None).await.unwrap();
+    }
+    let rare = BulkFilter {
+        object: Some("rare".to_owned()),
+        ..BulkFilter::default()
+    };
+    let first = world.jobs.list(&tenant(), &rare, None, 5).await.unwrap();
+    assert!(first.jobs.is_empty());
+    assert!(first.next.is_some());
+    assert_eq!(
+        names(world.jobs.list(&tenant(), &rare, first.next, 5)).await,
+        ["j0001", "j0000"]
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_walk_goes_over_every_page_and_drops_places_without_a_job() {
     let world = World::new();
     for number in 0..230 {
         let new = world.new_job(&format!("j{number:03}"));
-        world.jobs.create(new, 1000).await.unwrap();
+        world.jobs.create(new, 1000, None).await.unwrap();
     }
     let stray = ItemKey::new(Collection::BulkJobTimes, "acme", "0000000000001|gone");
     world
@@ -596,7 +675,7 @@ async fn nothing_is_done_twice_although_replies_are_lost() {
         items.read_faults.store(10, Relaxed);
         let jobs = jobs_on(Arc::new(items), &world.clock, seed + 1000);
         let (tenant, job) = (tenant(), id("a"));
-        let created = surely(async || jobs.create(world.new_job("a"), 5).await).await;
+        let created = surely(async || jobs.create(world.new_job("a"), 5, None).await).await;
         // Whoever lost the answer to the first request finds the job there when it asks again.
         if let Err(error) = created {
             assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{}", error.report());
@@ -640,7 +719,7 @@ async fn client(jobs: &BulkJobs, world: &World, number: usize) {
     for turn in 0..3 {
         let name = format!("j{number}-{turn}");
         let (tenant, job) = (tenant(), id(&name));
-        let created = surely(async || jobs.create(world.new_job(&name), 100).await).await;
+        let created = surely(async || jobs.create(world.new_job(&name), 100, None).await).await;
         assert!(created.is_ok() || kind(created) == ErrorKind::AlreadyExists);
         surely(async || jobs.close(&tenant, &job, None).await)
             .await

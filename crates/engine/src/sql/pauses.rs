@@ -2,7 +2,6 @@
 //! pause between batches: others have their turn, and a query that nobody waits for any more stops.
 
 use std::{
-    fmt,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -10,18 +9,19 @@ use std::{
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use datafusion::{
-    common::tree_node::{Transformed, TreeNode, TreeNodeRecursion},
+    common::tree_node::{Transformed, TreeNode},
     error::Result,
     execution::{SendableRecordBatchStream, TaskContext},
-    physical_expr::PhysicalExpr,
     physical_plan::{
-        DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, RecordBatchStream,
+        ExecutionPlan, RecordBatchStream,
         execution_plan::replace_children_if_necessary,
         joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec, PiecewiseMergeJoinExec, SortMergeJoinExec},
         unnest::UnnestExec,
     },
 };
 use futures::{Stream, StreamExt};
+
+use super::passing::{Passage, Passing};
 
 /// The plan with pauses before and after what makes many rows of few.
 pub(super) fn paused(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
@@ -47,62 +47,21 @@ fn multiplies(plan: &Arc<dyn ExecutionPlan>) -> bool {
 }
 
 fn pausing(input: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
-    match input.downcast_ref::<Pausing>() {
+    match input.downcast_ref::<Passing<Pausing>>() {
         Some(_) => input,
-        None => Arc::new(Pausing { input }),
+        None => Passing::on(input, Pausing),
     }
 }
 
-/// Its input, with a pause after each batch.
-#[derive(Debug)]
-struct Pausing {
-    input: Arc<dyn ExecutionPlan>,
-}
+/// A pause after each batch.
+#[derive(Clone, Copy, Debug)]
+struct Pausing;
 
-impl DisplayAs for Pausing {
-    fn fmt_as(&self, _t: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Pausing")
-    }
-}
+impl Passage for Pausing {
+    const NAME: &'static str = "Pausing";
 
-impl ExecutionPlan for Pausing {
-    fn name(&self) -> &'static str {
-        "Pausing"
-    }
-
-    fn schema(&self) -> SchemaRef {
-        self.input.schema()
-    }
-
-    fn properties(&self) -> &Arc<PlanProperties> {
-        self.input.properties()
-    }
-
-    fn maintains_input_order(&self) -> Vec<bool> {
-        vec![true]
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![&self.input]
-    }
-
-    fn apply_expressions(
-        &self,
-        _f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn with_new_children(
-        self: Arc<Self>,
-        children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(children.into_iter().next().map_or(self.input.clone(), pausing))
-    }
-
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let rows = self.input.execute(partition, context)?;
-        Ok(Box::pin(Pauses { rows, is_due: false }))
+    fn pass(self, rows: SendableRecordBatchStream, _context: &TaskContext) -> SendableRecordBatchStream {
+        Box::pin(Pauses { rows, is_due: false })
     }
 }
 

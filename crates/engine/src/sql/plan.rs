@@ -12,7 +12,7 @@ use datafusion::{
 };
 use dormouse_core::{
     Error, Result,
-    ports::{ParameterValue, QueryProgress, QuerySpec},
+    ports::{ParameterValue, QueryProgress, QueryRefusal, QuerySpec},
 };
 
 use super::{
@@ -75,7 +75,7 @@ impl Planner {
                 .tables
                 .table(table)
                 .await?
-                .ok_or_else(|| Error::invalid(format!("Table '{table}' does not exist")))?;
+                .ok_or_else(|| QueryRefusal::AbsentTable(table.to_string()))?;
             let provider = SnapshotTable::new(snapshot, number, self.footers.clone(), self.progress.clone())
                 .map_err(|error| refused(&error))?;
             session

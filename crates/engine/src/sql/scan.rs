@@ -193,11 +193,31 @@ impl DataSource for TableScan {
     }
 
     fn fmt_as(&self, t: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The names of files are nobody's business.
+        let groups = self.files.file_groups.len();
         match t {
-            DisplayFormatType::TreeRender => writeln!(f, "{}", self.pruned)?,
-            DisplayFormatType::Default | DisplayFormatType::Verbose => write!(f, "{}, ", self.pruned)?,
+            DisplayFormatType::TreeRender => {
+                writeln!(f, "{}", self.pruned)?;
+                writeln!(f, "groups={groups}")?;
+            }
+            DisplayFormatType::Default | DisplayFormatType::Verbose => {
+                write!(f, "{}, groups={groups}", self.pruned)?;
+                let columns = self.files.projected_schema().map_err(|_| fmt::Error)?;
+                let columns: Vec<_> = columns
+                    .fields()
+                    .iter()
+                    .map(|field| field.name().as_str())
+                    .collect();
+                write!(f, ", projection=[{}]", columns.join(", "))?;
+                if let Some(limit) = self.files.limit {
+                    write!(f, ", limit={limit}")?;
+                }
+                if let Some(ordering) = self.eq_properties().output_ordering() {
+                    write!(f, ", output_ordering=[{ordering}]")?;
+                }
+            }
         }
-        self.files.fmt_as(t, f)
+        self.files.file_source().fmt_extra(t, f)
     }
 
     fn repartitioned(

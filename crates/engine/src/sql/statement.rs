@@ -14,10 +14,10 @@ use datafusion::sql::{
         tokenizer::{Token, Tokenizer},
     },
 };
-use dormouse_core::{Error, Result};
-
-/// The longest text of a query, in bytes.
-pub const MAX_SQL_BYTES: usize = 100_000;
+use dormouse_core::{
+    Error, Result,
+    ports::{MAX_SQL_BYTES, QueryRefusal},
+};
 
 /// How many words, numbers, texts and signs a query has at most.
 const MAX_TOKENS: usize = 40_000;
@@ -95,9 +95,8 @@ pub(super) fn check_text(sql: &str) -> Result<()> {
 /// That a statement is a query, or explains one.
 pub(super) fn check_statement(statement: &Statement) -> Result<()> {
     let wrong = |found: &str| {
-        Err(Error::invalid(format!(
-            "{found} is not allowed; a query is one SELECT, with or without WITH"
-        )))
+        let refusal = QueryRefusal::NotAQuery(found.to_owned());
+        Err(refusal.into())
     };
     match statement {
         Statement::Statement(statement) => match &**statement {
@@ -171,6 +170,19 @@ impl Size {
     }
 }
 
+/// What a query does beside reading, if it does.
+fn writes(body: &ast::SetExpr) -> Option<&'static str> {
+    match body {
+        ast::SetExpr::Insert(_) => Some("INSERT"),
+        ast::SetExpr::Update(_) => Some("UPDATE"),
+        ast::SetExpr::Delete(_) => Some("DELETE"),
+        ast::SetExpr::Merge(_) => Some("MERGE"),
+        ast::SetExpr::Select(select) => select.into.as_ref().map(|_| "SELECT INTO"),
+        ast::SetExpr::SetOperation { left, right, .. } => writes(left).or_else(|| writes(right)),
+        ast::SetExpr::Query(_) | ast::SetExpr::Values(_) | ast::SetExpr::Table(_) => None,
+    }
+}
+
 fn stopped(result: Result<()>) -> ControlFlow<Error> {
     match result {
         Ok(()) => ControlFlow::Continue(()),
@@ -182,6 +194,10 @@ impl Visitor for Size {
     type Break = Error;
 
     fn pre_visit_query(&mut self, query: &ast::Query) -> ControlFlow<Error> {
+        if let Some(found) = writes(&query.body) {
+            let refusal = QueryRefusal::NotAQuery(found.to_owned());
+            return stopped(Err(refusal.into()));
+        }
         self.queries += 1;
         if self.queries > MAX_SUBQUERIES {
             return stopped(beyond("queries inside it", MAX_SUBQUERIES));
@@ -189,9 +205,8 @@ impl Visitor for Size {
         if let Some(with) = &query.with
             && with.recursive
         {
-            return stopped(Err(Error::invalid(
-                "WITH RECURSIVE is not allowed; a query is one SELECT, with or without WITH",
-            )));
+            let refusal = QueryRefusal::NotAQuery("WITH RECURSIVE".to_owned());
+            return stopped(Err(refusal.into()));
         }
         let names = query.with.iter().flat_map(|with| &with.cte_tables);
         self.inside.push(Inside {

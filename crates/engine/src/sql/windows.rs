@@ -1,19 +1,18 @@
 //! Windows hold rows that DataFusion does not count: they are counted here, before a window has them.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
 use datafusion::{
     common::{
         ScalarValue,
-        tree_node::{Transformed, TreeNode, TreeNodeRecursion},
+        tree_node::{Transformed, TreeNode},
     },
     error::Result,
     execution::{SendableRecordBatchStream, TaskContext, memory_pool::MemoryConsumer},
     logical_expr::WindowFrameBound,
-    physical_expr::{PhysicalExpr, expressions::Literal, window::WindowExpr},
+    physical_expr::{expressions::Literal, window::WindowExpr},
     physical_plan::{
-        DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties,
+        ExecutionPlan,
         execution_plan::replace_children_if_necessary,
         stream::RecordBatchStreamAdapter,
         windows::{BoundedWindowAggExec, WindowAggExec},
@@ -21,7 +20,10 @@ use datafusion::{
 };
 use futures::StreamExt;
 
-use super::pieces::written_bytes;
+use super::{
+    passing::{Passage, Passing},
+    pieces::written_bytes,
+};
 
 /// How many rows a window may look back or ahead without counting what it holds.
 const FEW_ROWS: u64 = 10_000;
@@ -42,14 +44,10 @@ pub(super) fn counted(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionP
         } else {
             return Ok(Transformed::no(plan));
         };
-        let inputs = plan.children().into_iter().map(|input| {
-            let counted: Arc<dyn ExecutionPlan> = Arc::new(Counted {
-                input: input.clone(),
-                times,
-            });
-            counted
-        });
-        let inputs: Vec<_> = inputs.collect();
+        let inputs = plan.children().into_iter();
+        let inputs: Vec<_> = inputs
+            .map(|input| Passing::on(input.clone(), Counted { times }))
+            .collect();
         Ok(Transformed::yes(replace_children_if_necessary(plan, inputs)?))
     })?;
     Ok(counted.data)
@@ -81,70 +79,27 @@ fn holds_few_rows(window: &Arc<dyn WindowExpr>) -> bool {
     start && end && offsets_are_few
 }
 
-/// Rows that are kept by what asks for them, as long as it asks.
-#[derive(Debug)]
+/// Rows that are kept so many times by what asks for them, as long as it asks.
+#[derive(Clone, Copy, Debug)]
 struct Counted {
-    input: Arc<dyn ExecutionPlan>,
     times: usize,
 }
 
-impl DisplayAs for Counted {
-    fn fmt_as(&self, _t: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Counted")
-    }
-}
+impl Passage for Counted {
+    const NAME: &'static str = "Counted";
 
-impl ExecutionPlan for Counted {
-    fn name(&self) -> &'static str {
-        "Counted"
-    }
-
-    fn schema(&self) -> SchemaRef {
-        self.input.schema()
-    }
-
-    fn properties(&self) -> &Arc<PlanProperties> {
-        self.input.properties()
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![&self.input]
-    }
-
-    fn apply_expressions(
-        &self,
-        _f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn maintains_input_order(&self) -> Vec<bool> {
-        vec![true]
-    }
-
-    fn with_new_children(
-        self: Arc<Self>,
-        children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let input = children.into_iter().next().unwrap_or_else(|| self.input.clone());
-        Ok(Arc::new(Self {
-            input,
-            times: self.times,
-        }))
-    }
-
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+    fn pass(self, rows: SendableRecordBatchStream, context: &TaskContext) -> SendableRecordBatchStream {
         let held = MemoryConsumer::new("Window").register(context.memory_pool());
-        let times = self.times;
-        let rows = self.input.execute(partition, context)?.map(move |batch| {
+        let schema = rows.schema();
+        let rows = rows.map(move |batch| {
             let batch = batch?;
             let values = batch.columns().iter().map(|column| written_bytes(column));
             let values = values.fold(0, u64::saturating_add);
             let values = usize::try_from(values).unwrap_or(usize::MAX);
             let bytes = values.saturating_add(batch.num_rows().saturating_mul(ROW_BYTES));
-            held.try_grow(bytes.saturating_mul(times))?;
+            held.try_grow(bytes.saturating_mul(self.times))?;
             Ok(batch)
         });
-        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)))
+        Box::pin(RecordBatchStreamAdapter::new(schema, rows))
     }
 }

@@ -28,6 +28,9 @@ pub(super) use self::parquet::partitioned;
 use self::upload::Upload;
 use super::{columns, failure::failed};
 
+/// The longest path of an object, where S3 takes 1024 bytes.
+const MAX_PATH_BYTES: usize = 1000;
+
 /// Writes all rows.
 pub(super) async fn write(
     rows: SendableRecordBatchStream,
@@ -69,6 +72,11 @@ fn path(output: &QueryOutput, below: &str) -> Result<Path> {
         "" => below.to_owned(),
         prefix => format!("{prefix}/{below}"),
     };
+    if whole.len() > MAX_PATH_BYTES {
+        return Err(Error::invalid(format!(
+            "rows cannot be partitioned by values that make the path of a file over {MAX_PATH_BYTES} bytes long"
+        )));
+    }
     Path::parse(&whole).map_err(|error| Error::invalid(format!("\"{whole}\" is no path")).with_source(error))
 }
 

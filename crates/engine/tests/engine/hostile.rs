@@ -123,7 +123,8 @@ async fn queries_that_are_dropped_stop() {
         for _ in 0..8 {
             let asked = database.ask(database.spec(sql), RowFormat::Csv);
             let answered = tokio::time::timeout(Duration::from_millis(300), asked).await;
-            assert!(answered.is_err());
+            // Dropped, or refused already where there was no memory for it.
+            assert!(!matches!(answered, Ok(Ok(_))), "{sql}");
         }
         neighbour(&database, sql).await;
     }

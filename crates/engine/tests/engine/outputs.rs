@@ -393,6 +393,27 @@ async fn partitions_are_directories() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn values_that_are_written_alike_share_a_directory() {
+    let target = Target::new().await;
+    // Two NaN, which are apart in the order of numbers.
+    let sql = "SELECT n, CASE WHEN n = 1 THEN arrow_cast('NaN', 'Float64') WHEN n = 2 THEN -arrow_cast('NaN', 'Float64')
+        ELSE 0.5 END AS f FROM (VALUES (1), (2), (3)) AS t(n)";
+    let written = target.write(sql, parquet(&["f"])).await.unwrap();
+    let mut numbers = Vec::new();
+    for file in &written.files {
+        let rows = decode(target.bytes(&file.path).await);
+        assert_eq!(rows.num_rows() as u64, file.rows, "{}", file.path);
+        numbers.extend_from_slice(rows.column(0).as_primitive::<Int64Type>().values());
+    }
+    numbers.sort_unstable();
+    assert_eq!(numbers, [1, 2, 3]);
+    let mut paths: Vec<_> = written.files.iter().map(|file| file.path.as_str()).collect();
+    paths.sort_unstable();
+    let expected = ["f=0.5/0.parquet", "f=NaN/0.parquet", "f=NaN/1.parquet"];
+    assert_eq!(paths, expected.map(|path| format!("some/prefix/rows/{path}")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_partitioned_or_written_is_refused_by_name() {
     let target = Target::new().await;
     let two = "SELECT 1 AS a, 'x' AS b";
@@ -419,6 +440,12 @@ async fn what_cannot_be_partitioned_or_written_is_refused_by_name() {
         (twice, json.clone(), "two columns are named \"k\""),
         ("SELECT 1 AS a, 2 AS a", json, "a"),
         ("DROP TABLE letters", parquet(&[]), "DROP is not allowed"),
+        (
+            "SELECT 1 AS n, repeat('a', 240) AS a, repeat('b', 240) AS b, repeat('c', 240) AS c, repeat('d', 240) AS d,
+             repeat('e', 240) AS e",
+            parquet(&["a", "b", "c", "d", "e"]),
+            "over 1000 bytes",
+        ),
     ] {
         let error = target.write(sql, format).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid, "{sql}: {}", error.report());

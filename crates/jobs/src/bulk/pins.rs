@@ -3,8 +3,6 @@
 //! A pin is noted at the job before it is taken, so that whoever ends the job knows it. A run that lost its job between
 //! the two leaves a pin that nobody knows; it runs out with the job's deadline.
 
-use std::collections::BTreeMap;
-
 use async_trait::async_trait;
 use dormouse_core::{
     Error, ErrorKind, Result,
@@ -13,37 +11,44 @@ use dormouse_core::{
     ports::{QueryTables, TableSnapshot},
     state::{Commit, CommitId, Outcome, Record},
 };
-use futures::lock::Mutex;
 
-use crate::{export::release_pin, query::AllTables, services::Services};
+use crate::{
+    export::release_pin,
+    query::{AllTables, SeenTables},
+    services::Services,
+};
 
-/// The tables that a run of a job may read. Each keeps the state that it was first seen in.
+/// The tables that the job's tenant may read, for one of the job's runs: each is pinned when it is first asked for, and
+/// stays as it was then.
+///
+/// # Errors
+/// Errors of the item store.
+pub async fn pinned_tables(
+    services: &Services,
+    job: &BulkJob,
+    run: &RunId,
+) -> Result<impl QueryTables + use<>> {
+    let reader = services.reader(&job.tenant).await?;
+    Ok(SeenTables::new(PinnedTables {
+        services: services.clone(),
+        tables: AllTables::of_tenant(services.clone(), reader, job.query.as_of),
+        job: job.clone(),
+        run: run.clone(),
+    }))
+}
+
+/// Tables that are pinned whenever they are asked for.
 #[derive(Debug)]
-pub struct PinnedTables {
+struct PinnedTables {
     services: Services,
     tables: AllTables,
     job: BulkJob,
     run: RunId,
-    seen: Mutex<BTreeMap<String, Option<TableSnapshot>>>,
 }
 
-impl PinnedTables {
-    /// The tables that the job's tenant may read, for one of the job's runs.
-    ///
-    /// # Errors
-    /// Errors of the item store.
-    pub async fn new(services: &Services, job: &BulkJob, run: &RunId) -> Result<Self> {
-        let reader = services.reader(&job.tenant).await?;
-        Ok(Self {
-            services: services.clone(),
-            tables: AllTables::of_tenant(services.clone(), reader, job.query.as_of),
-            job: job.clone(),
-            run: run.clone(),
-            seen: Mutex::default(),
-        })
-    }
-
-    async fn pin(&self, name: &str) -> Result<Option<TableSnapshot>> {
+#[async_trait]
+impl QueryTables for PinnedTables {
+    async fn table(&self, name: &str) -> Result<Option<TableSnapshot>> {
         let Some((info, state)) = self.tables.find(name).await? else {
             return Ok(None);
         };
@@ -82,19 +87,6 @@ impl PinnedTables {
             )));
         }
         self.tables.snapshot(info, state).map(Some)
-    }
-}
-
-#[async_trait]
-impl QueryTables for PinnedTables {
-    async fn table(&self, name: &str) -> Result<Option<TableSnapshot>> {
-        let mut seen = self.seen.lock().await;
-        if let Some(snapshot) = seen.get(name) {
-            return Ok(snapshot.clone());
-        }
-        let snapshot = self.pin(name).await?;
-        seen.insert(name.to_owned(), snapshot.clone());
-        Ok(snapshot)
     }
 }
 

@@ -12,7 +12,7 @@ use dormouse_core::{
 use object_store::ObjectStoreExt;
 
 use super::{
-    pins::PinnedTables,
+    pins::pinned_tables,
     results::{Manifest, data_name, manifest_path, results_path},
 };
 use crate::services::Services;
@@ -133,7 +133,7 @@ impl<'a> Run<'a> {
         let spec = QuerySpec {
             sql: query.sql.clone(),
             parameters: query.parameters.clone(),
-            tables: Arc::new(PinnedTables::new(services, &self.job, self.id).await?),
+            tables: Arc::new(pinned_tables(services, &self.job, self.id).await?),
             limits: QueryLimits {
                 rows: None,
                 bytes: None,

@@ -101,7 +101,7 @@ fn care(job: &BulkJob, is_ready: bool, now: Timestamp, times: Times) -> Care {
             let age = now.since(job.completed.unwrap_or(job.updated));
             if age > times.jobs {
                 Care::Delete
-            } else if age > times.results {
+            } else if age > times.results && !job.removed {
                 Care::RemoveResults
             } else if !job.pins.is_empty() {
                 Care::Release
@@ -120,14 +120,14 @@ pub async fn sweep(services: &Services) -> Result<()> {
     let tenants = services.tenants.list().await?;
     let mut tenants: BTreeSet<_> = tenants.into_iter().map(|tenant| tenant.id).collect();
     tenants.insert(TenantId::instance());
-    let ended_too = services.looked.again(services.ports.clock.now());
+    let over_too = services.looked.again(services.ports.clock.now());
     each(tenants, async |tenant| {
         let going = going(services, &tenant).await;
-        let ended = match ended_too {
-            true => ended(services, &tenant).await,
+        let over = match over_too {
+            true => over(services, &tenant).await,
             false => Ok(()),
         };
-        going.and(ended)
+        going.and(over)
     })
     .await
 }
@@ -147,7 +147,7 @@ async fn going(services: &Services, tenant: &TenantId) -> Result<()> {
 }
 
 /// Looks after those that have.
-async fn ended(services: &Services, tenant: &TenantId) -> Result<()> {
+async fn over(services: &Services, tenant: &TenantId) -> Result<()> {
     let now = services.ports.clock.now();
     let mut after = None;
     let mut first = Ok(());
@@ -169,7 +169,7 @@ async fn ended(services: &Services, tenant: &TenantId) -> Result<()> {
 
 async fn tend(services: &Services, job: BulkJob, is_ready: bool) -> Result<()> {
     let (tenant, id) = (&job.tenant, &job.id);
-    let ended = match care(&job, is_ready, services.ports.clock.now(), Times::of(services)) {
+    let done = match care(&job, is_ready, services.ports.clock.now(), Times::of(services)) {
         Care::Nothing => return Ok(()),
         Care::Send => {
             let waiting = services.queue(QueueName::Query)?.depth().await?.visible;
@@ -178,28 +178,39 @@ async fn tend(services: &Services, job: BulkJob, is_ready: bool) -> Result<()> {
                 false => send(services, tenant, id).await,
             };
         }
-        Care::Release => return pins::release(services, &job).await,
-        Care::RemoveResults => {
-            pins::release(services, &job).await?;
-            return results::remove(services, &job).await;
-        }
-        Care::Delete => return super::delete(services, tenant, id).await,
+        Care::Release => pins::release(services, &job).await,
+        Care::RemoveResults => remove_results(services, &job).await,
+        Care::Delete => super::delete(services, tenant, id).await,
         Care::Expire => {
             let text = format!("the job was not started in time: that was until {}", job.deadline);
             let why = BulkFailure::new(FailureCode::JobExpired, text);
-            services.bulk.abort(tenant, id, Some(why)).await
+            ended(services, services.bulk.abort(tenant, id, Some(why))).await
         }
-        Care::TimeOut => services.bulk.fail(tenant, id, too_late(job.deadline)).await,
+        Care::TimeOut => {
+            let why = too_late(job.deadline);
+            ended(services, services.bulk.fail(tenant, id, why)).await
+        }
         Care::GiveUp => {
             let text = format!("the job has lost its worker in each of {MAX_RUNS} runs");
             let why = BulkFailure::new(FailureCode::InternalError, text);
-            services.bulk.fail(tenant, id, why).await
+            ended(services, services.bulk.fail(tenant, id, why)).await
         }
     };
-    match ended {
-        Ok(job) => after_end(services, &job).await,
+    match done {
         // It has changed since it was read.
         Err(error) if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::NotFound) => Ok(()),
-        Err(error) => Err(error),
+        done => done,
     }
+}
+
+/// What comes after a job was ended here.
+async fn ended(services: &Services, job: impl Future<Output = Result<BulkJob>>) -> Result<()> {
+    after_end(services, &job.await?).await
+}
+
+async fn remove_results(services: &Services, job: &BulkJob) -> Result<()> {
+    pins::release(services, job).await?;
+    let job = services.bulk.withdraw(&job.tenant, &job.id).await?;
+    results::remove(services, &job).await?;
+    services.bulk.note_removed(&job.tenant, &job.id).await
 }

@@ -201,11 +201,10 @@ impl Instance {
             .unwrap()
     }
 
-    /// Makes a bulk job that writes all rows of a table, and closes it.
+    /// Makes a bulk job that writes all rows of a table, and starts it.
     pub async fn bulk_job(&self, id: &BulkJobId, table: &str) {
-        let tenant = TenantId::instance();
         let new = NewBulkJob {
-            tenant: tenant.clone(),
+            tenant: TenantId::instance(),
             id: id.clone(),
             operation: Operation::Query,
             object: None,
@@ -219,9 +218,10 @@ impl Instance {
             },
             metadata: serde_json::Map::new(),
             deadline: self.stage.clock.now().plus(LIVENESS),
+            request: None,
+            starts: true,
         };
         bulk::create(&self.operator, new).await.unwrap();
-        bulk::close(&self.operator, &tenant, id).await.unwrap();
     }
 
     /// Waits until all bulk jobs have ended.

@@ -24,7 +24,7 @@ use dormouse_core::{
     testing::memory::QueryStep,
 };
 use dormouse_jobs::{
-    bulk::{self, PinnedTables, QueryWorker},
+    bulk::{self, QueryWorker},
     garbage::Override,
     schedule::{Schedule, collect_all},
     worker,
@@ -71,6 +71,8 @@ fn query_of(world: &World, tenant: &TenantId, name: &str, sql: &str) -> NewBulkJ
         },
         metadata: serde_json::Map::new(),
         deadline: world.clock.now().plus(DAY),
+        request: None,
+        starts: false,
     }
 }
 
@@ -553,7 +555,7 @@ async fn where_jobs_do_not_wait_the_one_too_many_stays_open() {
     let closed = bulk::close(&world.services, &tenant(), &id("job-2"))
         .await
         .unwrap();
-    assert_eq!(closed, Admission::Full { limit: 1 });
+    assert_eq!(closed, Admission::Busy { limit: 1 });
     assert_eq!(job(&world, "job-2").await.state, BulkState::Open);
     world.settle().await;
     bulk::close(&world.services, &tenant(), &id("job-2"))
@@ -625,7 +627,10 @@ async fn results_go_after_their_time_and_jobs_after_theirs() {
     world.sleep(minute).await;
     sweep(&world).await;
     assert!(objects(&world, &job).await.is_empty());
-    assert_eq!(self::job(&world, "job-1").await, job);
+    let removed = self::job(&world, "job-1").await;
+    assert!(removed.removed);
+    assert_eq!(removed.withdrawn, Some(world.clock.now()));
+    assert_eq!(removed.result, job.result);
     world.sleep(DAY).await;
     sweep(&world).await;
     assert_eq!(
@@ -697,21 +702,8 @@ async fn a_run_sees_a_table_in_one_state() {
     let world = World::new();
     let table = filled(&world).await;
     started(&world, "job-1").await;
-    let by = ClaimedBy {
-        run: RunId::new("run").unwrap(),
-        message: "message".to_owned(),
-        attempt: 1,
-    };
-    let lease = Duration::from_secs(60);
-    let claim = world
-        .services
-        .bulk
-        .claim(&tenant(), &id("job-1"), &by, 1, lease)
-        .await;
-    let Claim::Begun(claimed) = claim.unwrap() else {
-        panic!("it is its turn");
-    };
-    let tables = PinnedTables::new(&world.services, &claimed, &by.run)
+    let (claimed, run) = claimed(&world, "job-1").await;
+    let tables = bulk::pinned_tables(&world.services, &claimed, &run)
         .await
         .unwrap();
     let first = tables.table("events").await.unwrap().unwrap();
@@ -733,11 +725,57 @@ async fn a_run_sees_a_table_in_one_state() {
     bulk::abort(&world.services, &tenant(), &id("job-1"))
         .await
         .unwrap();
-    let late = PinnedTables::new(&world.services, &claimed, &by.run)
+    let late = bulk::pinned_tables(&world.services, &claimed, &run)
         .await
         .unwrap();
     assert!(late.table("events").await.is_err());
     assert_eq!(world.state(&table).await.pins().count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_ends_while_its_run_takes_a_pin_leaves_none() {
+    let mut pinned = 0;
+    for polls in 1.. {
+        let world = World::new();
+        let table = filled(&world).await;
+        started(&world, "job-1").await;
+        let (claimed, run) = claimed(&world, "job-1").await;
+        let tables = bulk::pinned_tables(&world.services, &claimed, &run)
+            .await
+            .unwrap();
+        let mut pinning = tables.table("events");
+        let snapshot = polled(polls, &mut pinning).await;
+        // In another process: what is begun here may hold what calls of one process take turns with.
+        let other = world.process();
+        pinned += usize::from(other.states.state(&table.id).await.unwrap().pins().count() > 0);
+        bulk::abort(&other, &tenant(), &id("job-1")).await.unwrap();
+        if snapshot.is_some() {
+            assert!(polls > 2 && pinned > 1, "{pinned} of {polls}");
+            break;
+        }
+        // It may have seen the job as it was before: what matters is that the pin is gone.
+        let _ = pinning.await;
+        assert_eq!(world.state(&table).await.pins().count(), 0, "{polls}");
+    }
+}
+
+/// A job that a run has claimed, with the run's id.
+async fn claimed(world: &World, name: &str) -> (BulkJob, RunId) {
+    let by = ClaimedBy {
+        run: RunId::new("run").unwrap(),
+        message: "message".to_owned(),
+        attempt: 1,
+    };
+    let lease = Duration::from_secs(60);
+    let claim = world
+        .services
+        .bulk
+        .claim(&tenant(), &id(name), &by, 1, lease)
+        .await;
+    match claim.unwrap() {
+        Claim::Begun(job) => (*job, by.run),
+        _ => panic!("it is its turn"),
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,7 +12,8 @@ use crate::{
     error::{Error, Result},
     ports::{
         Compression, CsvFormat, EncodedRows, FileFormat, MergeInput, QueryEngine, QueryOutput, QueryProgress,
-        QueryRows, QuerySpec, ResultColumn, RowFormat, TableSnapshot, Truncated, WrittenFile, WrittenQuery,
+        QueryRefusal, QueryRows, QuerySpec, ResultColumn, RowFormat, TableSnapshot, Truncated, WrittenFile,
+        WrittenQuery,
     },
     state::Reference,
     time::Timestamp,
@@ -79,7 +80,7 @@ impl MemoryQueryEngine {
         let mut tables = Vec::new();
         for name in table_names(&spec.sql)? {
             let table = spec.tables.table(name).await?;
-            tables.push(table.ok_or_else(|| Error::invalid(format!("Table '{name}' does not exist")))?);
+            tables.push(table.ok_or_else(|| QueryRefusal::AbsentTable(name.to_owned()))?);
         }
         self.at(QueryStep::Named(spec.sql.clone())).await?;
         let mut inputs = Vec::new();

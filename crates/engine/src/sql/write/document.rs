@@ -74,20 +74,11 @@ fn head(schema: &Schema, rows: u64, generated_at: Timestamp) -> Result<Vec<u8>> 
     let columns: Vec<&str> = names(schema).collect();
     let columns = serde_json::to_string(&columns)
         .map_err(|error| Error::internal("names cannot be written").with_source(error))?;
-    let generated_at = seconds(generated_at);
+    let generated_at = generated_at.rfc3339_seconds();
     let head = format!(
         "{{\"metadata\":{{\"columns\":{columns},\"row_count\":{rows},\"generated_at\":\"{generated_at}\"}},\"data\":["
     );
     Ok(head.into_bytes())
-}
-
-/// A time in whole seconds.
-fn seconds(time: Timestamp) -> String {
-    let text = time.to_string();
-    match text.split_once('.') {
-        Some((seconds, _)) => format!("{seconds}Z"),
-        None => text,
-    }
 }
 
 /// Bytes that wait, the first of them in memory and more on disk.

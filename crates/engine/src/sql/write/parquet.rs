@@ -1,6 +1,6 @@
 //! Parquet, in one file or in a directory for each value of some columns.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use arrow::{
     array::{Array, RecordBatch, new_null_array},
@@ -152,6 +152,8 @@ struct Files<'a> {
     directories: Vec<(usize, &'a str)>,
     kept: Vec<usize>,
     open: Option<(String, OpenFile)>,
+    /// How many files each directory has.
+    files: HashMap<String, usize>,
     done: Vec<WrittenFile>,
 }
 
@@ -194,6 +196,7 @@ impl<'a> Files<'a> {
             directories,
             kept,
             open: None,
+            files: HashMap::new(),
             done: Vec::new(),
         })
     }
@@ -247,7 +250,8 @@ impl<'a> Files<'a> {
                     "the rows make over {MAX_PARTITIONS} partitions, and may make no more"
                 )));
             }
-            self.open = Some((directory.clone(), self.file(&directory)?));
+            let file = self.file(&directory)?;
+            self.open = Some((directory, file));
         }
         match &mut self.open {
             Some((_, file)) => file.append(&rows).await,
@@ -255,11 +259,14 @@ impl<'a> Files<'a> {
         }
     }
 
-    fn file(&self, directory: &str) -> Result<OpenFile> {
+    fn file(&mut self, directory: &str) -> Result<OpenFile> {
         let upload = if self.directories.is_empty() {
             single(self.output)?
         } else {
-            let below = format!("{}{directory}/0.parquet", self.output.name);
+            // Values that are told alike need not be next to each other: there are two kinds of NaN.
+            let number = self.files.entry(directory.to_owned()).or_default();
+            let below = format!("{}{directory}/{number}.parquet", self.output.name);
+            *number += 1;
             Upload::new(self.output, path(self.output, &below)?)
         };
         let writer = ArrowWriter::try_new(Vec::new(), self.schema.clone(), Some(self.properties.clone()));

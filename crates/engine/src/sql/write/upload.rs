@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use dormouse_core::{
-    Error, Result,
+    Error, ErrorKind, Result,
     ports::{QueryOutput, QueryProgress},
 };
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, path::Path};
@@ -46,7 +46,13 @@ impl Upload {
     }
 
     fn failed(&self, error: object_store::Error) -> Error {
-        Error::from(error).context(format!("cannot write \"{}\"", self.path))
+        let error = Error::from(error);
+        let text = format!("cannot write \"{}\"", self.path);
+        match error.kind() {
+            ErrorKind::Invalid => error.context(text),
+            // Nothing is wrong with the query: another attempt begins anew.
+            _ => Error::unavailable(text).with_source(error),
+        }
     }
 
     /// Appends bytes; waits while too many are on their way.

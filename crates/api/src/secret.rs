@@ -1,4 +1,6 @@
-//! The secret that all processes of an instance share.
+//! The secret that all processes of an instance share, and sign with.
+
+use std::fmt;
 
 use bytes::Bytes;
 use dormouse_core::{
@@ -6,6 +8,7 @@ use dormouse_core::{
     collections::Collection,
     ports::{Condition, Ids, Item, ItemKey, ItemStore, Value},
 };
+use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
 /// What the secret is for: its partition key.
@@ -15,11 +18,48 @@ const SECRET: &str = "secret";
 /// How many random ids a secret is made of. Each has 122 random bits.
 const IDS: usize = 4;
 
+/// Signs what clients give back.
+#[derive(Clone)]
+pub struct InstanceSecret(Hmac<Sha256>);
+
+impl fmt::Debug for InstanceSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("InstanceSecret")
+    }
+}
+
+impl InstanceSecret {
+    /// The secret of the instance with these items. Makes it when there is none.
+    ///
+    /// # Errors
+    /// `Corrupt` when what is stored is no secret; errors of the item store.
+    pub async fn open(items: &dyn ItemStore, ids: &dyn Ids) -> Result<Self> {
+        Self::new(&get_or_make(items, ids).await?)
+    }
+
+    pub(crate) fn new(secret: &[u8]) -> Result<Self> {
+        match Hmac::new_from_slice(secret) {
+            Ok(mac) => Ok(Self(mac)),
+            Err(_) => Err(Error::corrupt("the secret that signs links is of a wrong size")),
+        }
+    }
+
+    /// Over all parts, each with its length before it: no two lists of parts are signed alike.
+    pub(crate) fn mac(&self, parts: &[&str]) -> Hmac<Sha256> {
+        let mut mac = self.0.clone();
+        for part in parts {
+            mac.update(&(part.len() as u64).to_be_bytes());
+            mac.update(part.as_bytes());
+        }
+        mac
+    }
+}
+
 /// The instance's secret. Of processes that make it at the same time, one does, and all have that one.
 ///
 /// # Errors
 /// `Corrupt` when what is stored is no secret.
-pub(super) async fn get_or_make(items: &dyn ItemStore, ids: &dyn Ids) -> Result<Bytes> {
+async fn get_or_make(items: &dyn ItemStore, ids: &dyn Ids) -> Result<Bytes> {
     let key = ItemKey::new(Collection::Secrets, PURPOSE, ());
     if let Some(item) = items.get(&key).await? {
         return read(&item);
