@@ -15,6 +15,8 @@
 //! | [`rates`] | counting requests |
 //! | [`observe`] | request ids, logs and metrics |
 //! | [`server`] | connections |
+//! | [`turns`] | how many queries are answered at a time |
+//! | [`secret`] | what links and cursors are signed with |
 //!
 //! Everything that lasts is with the ports: a process that serves the API can be killed, and others go on. No task is
 //! spawned for a request: a client that goes away stops what was done for it. Neither SQL nor its parameters, keys or

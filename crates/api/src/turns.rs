@@ -1,6 +1,7 @@
 //! How many queries are answered at a time, and how many of one tenant.
 //!
-//! Of several tenants, none takes every place: an eighth of the places, at least one, stays for others.
+//! Of several tenants, none takes every place where there are two or more: an eighth of them, at least one, stays for
+//! others.
 
 use std::{
     collections::HashMap,

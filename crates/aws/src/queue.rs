@@ -24,6 +24,7 @@ pub(crate) use self::{
 };
 
 use std::{
+    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -386,6 +387,7 @@ impl Queue for SqsQueue {
 
     async fn redrive(&self, message_ids: Option<&[String]>) -> Result<u64> {
         let mut passed = Vec::new();
+        let mut seen = HashSet::new();
         let mut moved = 0;
         loop {
             let letters = self.poll(&self.dead_url, BATCH, LOOK_WAIT, Some(MOVE)).await?;
@@ -393,7 +395,9 @@ impl Queue for SqsQueue {
                 break;
             }
             for letter in letters {
-                if message_ids.is_some_and(|ids| !ids.contains(&letter.message_id)) {
+                let is_asked_for = message_ids.is_none_or(|ids| ids.contains(&letter.message_id));
+                // One that fails at once is a dead letter again before all others have moved.
+                if !is_asked_for || !seen.insert(letter.message_id.clone()) {
                     passed.push(letter);
                     continue;
                 }

@@ -91,16 +91,22 @@ pub async fn abort(services: &Services, tenant: &TenantId, id: &BulkJobId) -> Re
 pub async fn delete(services: &Services, tenant: &TenantId, id: &BulkJobId) -> Result<()> {
     let job = services.bulk.get(tenant, id).await?;
     let job = job.ok_or_else(|| Error::not_found(format!("there is no job {id}")))?;
+    forget(services, &job).await
+}
+
+/// As [`delete`], of a job that was read: one that has its id since stays.
+async fn forget(services: &Services, job: &BulkJob) -> Result<()> {
     job.check_ended()?;
-    // Its run hears of the end at its next report; another job with its id must not meet what it writes.
+    // Its run hears of the end at its next report: what it writes until then would stay behind.
     let safe = job.completed.map(|completed| completed.plus(LEASE));
     if job.left_running && safe.is_some_and(|safe| services.ports.clock.now() < safe) {
         return Err(Error::conflict(format!(
-            "job {id} was ended while it ran, and can be deleted {} s later",
+            "job {} was ended while it ran, and can be deleted {} s later",
+            job.id,
             LEASE.as_secs()
         )));
     }
-    let job = services.bulk.withdraw(tenant, id).await?;
+    let job = services.bulk.withdraw(job).await?;
     results::remove(services, &job).await?;
     pins::release(services, &job).await?;
     services.bulk.delete(&job).await

@@ -14,6 +14,7 @@ use dormouse_core::{
     tenants::Scope,
 };
 use dormouse_jobs::bulk;
+use uuid::Uuid;
 
 use super::{
     again::{Repeatable, Seed},
@@ -94,23 +95,23 @@ async fn make(app: &App, caller: &Caller, request: Request, route: &'static str,
 
 async fn made(app: &App, caller: &Caller, body: CreateBody, seed: Seed, starts: bool) -> ApiResult<BulkJob> {
     let services = &app.services;
-    let request = JobRequest {
+    let mut request = JobRequest {
         id: seed.unwrap_or_else(|| services.ports.ids.uuid()),
-        may_come_again: seed.is_some(),
         starts,
     };
     let has_own_id = body.job_id.is_some();
     let mut new = body.job(&caller.tenant, &request, &services.settings, app.now())?;
-    if let Some(job) = made_before(app, &new).await? {
-        return Ok(job);
-    }
-    if !has_own_id && services.bulk.get(&caller.tenant, &new.id).await?.is_some() {
-        // The key is old enough to be used anew.
-        new.id = JobRequest {
-            id: services.ports.ids.uuid(),
-            ..request
+    while let Some(job) = services.bulk.get(&caller.tenant, &new.id).await? {
+        if is_of(app, &job, &new) {
+            return Ok(job);
         }
-        .job_id()?;
+        if has_own_id {
+            break;
+        }
+        // The key is used anew, as it is old enough. When this request comes again, it comes to the same id.
+        request.id = Uuid::new_v5(&request.id, job.created.to_string().as_bytes());
+        new.id = request.job_id()?;
+        new.request = request.id.to_string();
     }
     match bulk::create(services, new.clone()).await {
         Ok(Admission::Admitted(job)) => Ok(*job),
@@ -120,22 +121,18 @@ async fn made(app: &App, caller: &Caller, body: CreateBody, seed: Seed, starts: 
             format!("There are {limit} jobs that have not ended, and there may be no more"),
         )),
         Ok(Admission::Busy { limit }) => Err(all_run(limit)),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => match made_before(app, &new).await? {
-            Some(job) => Ok(job),
-            None => Err(error.into()),
-        },
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            let job = services.bulk.get(&caller.tenant, &new.id).await?;
+            job.filter(|job| is_of(app, job, &new))
+                .ok_or_else(|| error.into())
+        }
         Err(error) => Err(error.into()),
     }
 }
 
-/// The job that the same request has made before it could be answered: the server died, or the client went away.
-async fn made_before(app: &App, new: &NewBulkJob) -> ApiResult<Option<BulkJob>> {
-    if new.request.is_none() {
-        return Ok(None);
-    }
-    let job = app.services.bulk.get(&new.tenant, &new.id).await?;
-    let ttl = app.services.settings.idempotency_ttl();
-    Ok(job.filter(|job| job.request == new.request && app.now().since(job.created) < ttl))
+/// Whether a job was made by the same request before it could be answered: the server died, or the client went away.
+fn is_of(app: &App, job: &BulkJob, new: &NewBulkJob) -> bool {
+    job.request == new.request && app.now().since(job.created) < app.services.settings.idempotency_ttl()
 }
 
 fn full(reason: &str, limit: u64, message: String) -> ApiError {

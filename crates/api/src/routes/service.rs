@@ -8,7 +8,7 @@ use axum::{
     http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE},
     response::IntoResponse,
 };
-use dormouse_core::ports::MAX_SQL_BYTES;
+use dormouse_core::ports::{MAX_JOINS, MAX_SQL_BYTES, MAX_SUBQUERIES};
 use serde_json::{Value, json};
 
 use crate::{
@@ -43,6 +43,8 @@ pub async fn limits(
             query_default_timeout_seconds: settings.query_timeout().as_secs(),
             query_max_timeout_seconds: settings.query_max_timeout().as_secs(),
             query_max_sql_bytes: MAX_SQL_BYTES as u64,
+            query_max_joins: MAX_JOINS as u64,
+            query_max_subqueries: MAX_SUBQUERIES as u64,
             bulk_job_timeout_seconds: settings.bulk_job_timeout().as_secs(),
             bulk_max_concurrent_jobs: settings.bulk_max_concurrent_jobs(),
             bulk_max_open_jobs: settings.bulk_max_open_jobs(),

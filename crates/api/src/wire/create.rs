@@ -151,10 +151,8 @@ words! {
 /// A request to make a job, beside its body.
 #[derive(Clone, Copy, Debug)]
 pub struct JobRequest {
-    /// The same whenever the request comes, if it may come again.
+    /// The same whenever a request with an idempotency key comes.
     pub id: Uuid,
-    /// Whether it has an idempotency key.
-    pub may_come_again: bool,
     /// Whether its job starts at once, unless the body says.
     pub starts: bool,
 }
@@ -218,7 +216,7 @@ impl CreateBody {
             object: self.object,
             metadata: self.metadata.unwrap_or_default(),
             deadline: now.plus(life),
-            request: request.may_come_again.then(|| request.id.to_string()),
+            request: request.id.to_string(),
             starts: self.auto_start.unwrap_or(request.starts),
         })
     }

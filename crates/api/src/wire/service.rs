@@ -24,6 +24,8 @@ pub struct Limits {
     pub query_default_timeout_seconds: u64,
     pub query_max_timeout_seconds: u64,
     pub query_max_sql_bytes: u64,
+    pub query_max_joins: u64,
+    pub query_max_subqueries: u64,
     pub bulk_job_timeout_seconds: u64,
     pub bulk_max_concurrent_jobs: u64,
     pub bulk_max_open_jobs: u64,

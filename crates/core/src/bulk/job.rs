@@ -70,8 +70,8 @@ pub struct NewBulkJob {
     pub metadata: serde_json::Map<String, serde_json::Value>,
     /// From when on it is too old.
     pub deadline: Timestamp,
-    /// The request that makes it, if that may come again.
-    pub request: Option<String>,
+    /// The request that makes it: the same when it comes again.
+    pub request: String,
     /// Whether it starts at once, or waits to be started.
     pub starts: bool,
 }
@@ -128,9 +128,9 @@ pub struct BulkJob {
     /// Whether a run had it when somebody else ended it: it may write until it hears of that.
     #[serde(default)]
     pub left_running: bool,
-    /// The request that made it, if that may come again.
+    /// The request that made it.
     #[serde(default)]
-    pub request: Option<String>,
+    pub request: String,
     /// Why it has no result.
     pub failure: Option<BulkFailure>,
     /// Grows with every change.
@@ -277,9 +277,18 @@ impl BulkJob {
         Ok(job)
     }
 
-    /// Where the objects of a tenant's job are, in the bucket of exports: `<prefix>tenant-<tenant>/job-<job>`.
+    /// Where the objects of a tenant's job are, in the bucket of exports:
+    /// `<prefix>tenant-<tenant>/job-<job>/<milliseconds>`, with the time when it was made. What runs of a job write late
+    /// never meets a later job with its id.
     pub fn results_path(&self, prefix: &str) -> String {
-        format!("{prefix}tenant-{}/job-{}", self.tenant, self.id)
+        let made = self.created.as_millis();
+        format!("{prefix}tenant-{}/job-{}/{made}", self.tenant, self.id)
+    }
+
+    /// Whether this is the same job at another time, and not one that has its id after it.
+    pub fn is_same(&self, other: &Self) -> bool {
+        (&self.tenant, &self.id, self.created, &self.request)
+            == (&other.tenant, &other.id, other.created, &other.request)
     }
 
     /// Grows with every change: whoever saw a job at a version sees that it has changed.

@@ -156,7 +156,7 @@ impl BulkJobs {
             };
             match self.get(&job.tenant, &job.id).await? {
                 // The answer was lost, and not the job.
-                Some(stored) if stored == job => return Ok(Admission::Admitted(Box::new(job))),
+                Some(stored) if stored.is_same(&job) => return Ok(Admission::Admitted(Box::new(stored))),
                 Some(_) => {
                     return Err(Error::already_exists(format!(
                         "there is a job {} already",
@@ -361,9 +361,10 @@ impl BulkJobs {
     /// Gives nobody the result of a job any more, before its objects are removed. Answers with the job as it is then.
     ///
     /// # Errors
-    /// `NotFound`; `Conflict` when it has not ended; errors of the item store.
-    pub async fn withdraw(&self, tenant: &TenantId, id: &BulkJobId) -> Result<BulkJob> {
-        let withdrawn = self.change(tenant, id, |job, _, now| {
+    /// `NotFound`; `Conflict` when it has not ended, or is another one that has its id since; errors of the item store.
+    pub async fn withdraw(&self, read: &BulkJob) -> Result<BulkJob> {
+        let withdrawn = self.change(&read.tenant, &read.id, |job, _, now| {
+            check_same(job, read)?;
             job.check_ended()?;
             if job.withdrawn.is_some() {
                 return Ok(Change::None(()));
@@ -378,12 +379,14 @@ impl BulkJobs {
     /// Notes that the objects of a job are gone whose result was withdrawn.
     ///
     /// # Errors
-    /// `NotFound`; `Conflict` when it was not withdrawn; errors of the item store.
-    pub async fn note_removed(&self, tenant: &TenantId, id: &BulkJobId) -> Result<()> {
-        let noted = self.change(tenant, id, |job, _, _| {
+    /// `NotFound`; `Conflict` when it was not withdrawn, or is another one that has its id since; errors of the item store.
+    pub async fn note_removed(&self, read: &BulkJob) -> Result<()> {
+        let noted = self.change(&read.tenant, &read.id, |job, _, _| {
+            check_same(job, read)?;
             if job.withdrawn.is_none() {
                 return Err(Error::conflict(format!(
-                    "the result of job {id} was not withdrawn"
+                    "the result of job {} was not withdrawn",
+                    job.id
                 )));
             }
             job.removed = true;
@@ -452,10 +455,8 @@ impl BulkJobs {
     pub async fn delete(&self, job: &BulkJob) -> Result<()> {
         let (tenant, id) = (&job.tenant, &job.id);
         let stored = self.get(tenant, id).await?.ok_or_else(|| absent(id))?;
+        check_same(&stored, job)?;
         stored.check_ended()?;
-        if stored.created != job.created {
-            return Err(Error::conflict(format!("job {id} was deleted, and made anew")));
-        }
         self.items
             .transact(vec![
                 Write::Delete {
@@ -624,6 +625,16 @@ fn own_run<'a>(job: &'a mut BulkJob, run: &RunId) -> Result<&'a mut JobRun> {
         .as_mut()
         .filter(|current| current.id == *run)
         .ok_or_else(|| Error::conflict(format!("job {id} is {state}, and not this run's any more")))
+}
+
+fn check_same(job: &BulkJob, read: &BulkJob) -> Result<()> {
+    match job.is_same(read) {
+        true => Ok(()),
+        false => Err(Error::conflict(format!(
+            "job {} was deleted, and made anew",
+            job.id
+        ))),
+    }
 }
 
 fn absent(id: &BulkJobId) -> Error {

@@ -26,6 +26,12 @@ use crate::{
 /// The longest text of a query, in bytes.
 pub const MAX_SQL_BYTES: usize = 100_000;
 
+/// How many joins a query has at most, each comma in `FROM` one.
+pub const MAX_JOINS: usize = 32;
+
+/// How many queries are inside a query at most.
+pub const MAX_SUBQUERIES: usize = 64;
+
 /// Answers queries.
 ///
 /// A query reads the state of each of its tables at one transaction. Dropping what it answers, or the future that

@@ -118,7 +118,11 @@ impl ApiKey {
 
     /// Whether it is of this tenant, and not of an earlier one with the same id.
     fn is_of(&self, tenant: &Tenant, stored: &StoredSecret) -> bool {
-        self.tenant == tenant.id && stored.tenant_created == tenant.created
+        let is_of = match stored.tenant_created {
+            Some(created) => created == tenant.created,
+            None => self.created >= tenant.created,
+        };
+        is_of && self.tenant == tenant.id
     }
 
     fn item(&self, stored: &StoredSecret) -> Item {
@@ -129,8 +133,10 @@ impl ApiKey {
             .with("created", self.created)
             .with("salt", stored.salt.as_str())
             .with("hash", stored.hash.as_str())
-            .with("tenantCreated", stored.tenant_created)
             .with("version", stored.version);
+        if let Some(created) = stored.tenant_created {
+            item = item.with("tenantCreated", created);
+        }
         for (name, time) in [("goodUntil", self.expires), ("revoked", self.revoked)] {
             if let Some(time) = time {
                 item = item.with(name, time);
@@ -172,7 +178,7 @@ impl ApiKey {
         let stored = StoredSecret {
             salt: item.text("salt")?.to_owned(),
             hash: item.text("hash")?.to_owned(),
-            tenant_created: Timestamp::from_millis(item.number("tenantCreated")?),
+            tenant_created: item.number("tenantCreated").ok().map(Timestamp::from_millis),
             version: item.number("version")?,
         };
         Ok((key, stored))
@@ -200,8 +206,8 @@ impl fmt::Debug for NewApiKey {
 struct StoredSecret {
     salt: String,
     hash: String,
-    /// When the tenant was made that the key is of.
-    tenant_created: Timestamp,
+    /// When the tenant was made that the key is of; none where that was not noted.
+    tenant_created: Option<Timestamp>,
     /// Grows with every change.
     version: i64,
 }
@@ -209,7 +215,7 @@ struct StoredSecret {
 impl StoredSecret {
     fn new(salt: String, secret: &str, tenant: &Tenant) -> Self {
         Self {
-            tenant_created: tenant.created,
+            tenant_created: Some(tenant.created),
             hash: hash(&salt, secret),
             salt,
             version: 1,
@@ -610,5 +616,27 @@ mod tests {
         let until = clock.now().plus(Duration::from_secs(60));
         let rotated = tenants.rotate_key(&id("acme"), &new.key.id, until).await;
         assert_eq!(rotated.unwrap_err().kind(), ErrorKind::Conflict);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_that_does_not_say_of_which_tenant_it_is_may_not_be_older_than_it() {
+        let World {
+            clock,
+            items,
+            tenants,
+        } = world();
+        tenants.create(id("acme")).await.unwrap();
+        let new = tenants.create_key(&id("acme"), "", reads(), None).await.unwrap();
+        let kept = ApiKey::key(&id("acme"), &new.key.id);
+        let mut item = items.get(&kept).await.unwrap().unwrap();
+        item.attributes.remove("tenantCreated").unwrap();
+        items.put(item.clone(), Condition::None).await.unwrap();
+        assert!(tenants.authenticate(&new.text).await.unwrap().is_some());
+        assert_eq!(tenants.keys(&id("acme")).await.unwrap().len(), 1);
+        tenants.delete(&id("acme")).await.unwrap();
+        clock.sleep(Duration::from_millis(1)).await;
+        tenants.create(id("acme")).await.unwrap();
+        items.put(item, Condition::None).await.unwrap();
+        assert_eq!(tenants.authenticate(&new.text).await.unwrap(), None);
     }
 }

@@ -112,7 +112,7 @@ impl World {
             },
             metadata: serde_json::Map::new(),
             deadline: self.clock.now().plus(DAY),
-            request: None,
+            request: name.to_owned(),
             starts: false,
         }
     }

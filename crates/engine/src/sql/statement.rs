@@ -16,7 +16,7 @@ use datafusion::sql::{
 };
 use dormouse_core::{
     Error, Result,
-    ports::{MAX_SQL_BYTES, QueryRefusal},
+    ports::{MAX_JOINS, MAX_SQL_BYTES, MAX_SUBQUERIES, QueryRefusal},
 };
 
 /// How many words, numbers, texts and signs a query has at most.
@@ -27,10 +27,6 @@ const MAX_DEPTH: usize = 64;
 const MAX_OPERATORS: usize = 4_000;
 /// How many results of `SELECT` are put together by `UNION` and the like at most.
 const MAX_SET_OPERATIONS: usize = 64;
-/// How many joins there are at most, each comma in `FROM` one.
-const MAX_JOINS: usize = 32;
-/// How many queries are inside a query at most.
-const MAX_SUBQUERIES: usize = 64;
 /// How many tables it reads at most, where each use of a name of `WITH` reads what the name stands for.
 const MAX_TABLE_USES: usize = 256;
 /// How many sets of columns it groups by at most.
@@ -106,6 +102,10 @@ pub(super) fn check_statement(statement: &Statement) -> Result<()> {
                 wrong(text.split_whitespace().next().unwrap_or("this"))
             }
         },
+        // What it measures names the files of tables.
+        Statement::Explain(explain) if explain.options.analyze && explain.options.verbose => {
+            wrong("EXPLAIN ANALYZE VERBOSE")
+        }
         Statement::Explain(explain) => check_statement(&explain.statement),
         Statement::CreateExternalTable(_) => wrong("CREATE EXTERNAL TABLE"),
         Statement::CopyTo(_) => wrong("COPY"),

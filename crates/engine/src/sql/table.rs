@@ -34,6 +34,7 @@ use dormouse_core::{
 
 use super::{
     leaves::{LeafFiles, MergedLeaves},
+    pieces::viewed,
     scan::{Pruned, ScannedFile, Scans},
 };
 use crate::{
@@ -61,8 +62,13 @@ impl SnapshotTable {
         footers: Arc<FileMetadataCache>,
         progress: Arc<QueryProgress>,
     ) -> Result<Self> {
+        let mut table = TableSchema::new(snapshot.schema.clone());
+        // Merging keeps the types of the table.
+        if !aggregates(snapshot.rules.as_ref()) {
+            table.arrow = viewed(&table.arrow);
+        }
         Ok(Self {
-            table: TableSchema::new(snapshot.schema.clone()),
+            table,
             url: ObjectStoreUrl::parse(format!("dormouse://table-{number}"))?,
             snapshot,
             footers,
@@ -428,8 +434,14 @@ fn scalar(value: &KeyValue, data_type: &ArrowType) -> ScalarValue {
     match value {
         KeyValue::Int32(value) => ScalarValue::Int32(Some(*value)),
         KeyValue::Int64(value) => ScalarValue::Int64(Some(*value)),
-        KeyValue::Utf8(value) => ScalarValue::Utf8(Some(value.to_string())),
-        KeyValue::Binary(value) => ScalarValue::Binary(Some(value.0.to_vec())),
+        KeyValue::Utf8(value) => match data_type {
+            ArrowType::Utf8View => ScalarValue::Utf8View(Some(value.to_string())),
+            _ => ScalarValue::Utf8(Some(value.to_string())),
+        },
+        KeyValue::Binary(value) => match data_type {
+            ArrowType::BinaryView => ScalarValue::BinaryView(Some(value.0.to_vec())),
+            _ => ScalarValue::Binary(Some(value.0.to_vec())),
+        },
         KeyValue::Date32(value) => ScalarValue::Date32(Some(*value)),
         KeyValue::Timestamp(value) => {
             let count = ScalarValue::Int64(Some(*value));

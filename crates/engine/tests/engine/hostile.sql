@@ -200,6 +200,9 @@ USE other
 ATTACH DATABASE 'x' AS y
 ;;
 -- refused
+EXPLAIN ANALYZE VERBOSE SELECT count(*) FROM letters
+;;
+-- refused
 EXPLAIN DROP TABLE letters
 ;;
 -- refused

@@ -78,6 +78,12 @@ async fn plans_read_only_the_leaves_and_files_whose_keys_fit() {
     );
     let other = plan("SELECT k, s FROM letters ORDER BY s").await;
     assert!(other.contains("SortExec"), "{other}");
+    for words in ["", "VERBOSE", "ANALYZE"] {
+        let shown = plan(&format!("{words} SELECT * FROM letters WHERE k = 'p050'")).await;
+        let named = [".parquet", "partition_", "file_groups"].map(|name| shown.contains(name));
+        assert_eq!(named, [false; 3], "{shown}");
+        assert!(shown.contains("files=3/14"), "{shown}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -94,7 +94,13 @@ impl<'a> Run<'a> {
             if asked >= self.job.deadline {
                 return Stop::Late;
             }
-            match bulk.report(tenant, id, self.id, so_far(progress), LEASE).await {
+            let report = bulk.report(tenant, id, self.id, so_far(progress), LEASE);
+            let reported = tokio::select! {
+                biased;
+                reported = report => reported,
+                () = clock.sleep(lease.since(asked)) => return Stop::Unheard,
+            };
+            match reported {
                 Ok(_) => lease = asked.plus(LEASE),
                 Err(error) if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::NotFound) => {
                     return Stop::Lost;

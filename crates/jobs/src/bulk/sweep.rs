@@ -180,7 +180,7 @@ async fn tend(services: &Services, job: BulkJob, is_ready: bool) -> Result<()> {
         }
         Care::Release => pins::release(services, &job).await,
         Care::RemoveResults => remove_results(services, &job).await,
-        Care::Delete => super::delete(services, tenant, id).await,
+        Care::Delete => super::forget(services, &job).await,
         Care::Expire => {
             let text = format!("the job was not started in time: that was until {}", job.deadline);
             let why = BulkFailure::new(FailureCode::JobExpired, text);
@@ -210,7 +210,7 @@ async fn ended(services: &Services, job: impl Future<Output = Result<BulkJob>>) 
 
 async fn remove_results(services: &Services, job: &BulkJob) -> Result<()> {
     pins::release(services, job).await?;
-    let job = services.bulk.withdraw(&job.tenant, &job.id).await?;
+    let job = services.bulk.withdraw(job).await?;
     results::remove(services, &job).await?;
-    services.bulk.note_removed(&job.tenant, &job.id).await
+    services.bulk.note_removed(&job).await
 }

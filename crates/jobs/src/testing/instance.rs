@@ -218,7 +218,7 @@ impl Instance {
             },
             metadata: serde_json::Map::new(),
             deadline: self.stage.clock.now().plus(LIVENESS),
-            request: None,
+            request: id.to_string(),
             starts: true,
         };
         bulk::create(&self.operator, new).await.unwrap();

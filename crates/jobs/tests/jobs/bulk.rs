@@ -71,7 +71,7 @@ fn query_of(world: &World, tenant: &TenantId, name: &str, sql: &str) -> NewBulkJ
         },
         metadata: serde_json::Map::new(),
         deadline: world.clock.now().plus(DAY),
-        request: None,
+        request: name.to_owned(),
         starts: false,
     }
 }
@@ -211,7 +211,10 @@ async fn a_closed_job_writes_the_rows_of_its_query_and_gives_its_pins_back() {
     world.settle().await;
     let job = assert_complete(&world, &table, "job-1").await;
     assert_eq!(objects(&world, &job).await, ["data.ndjson", "manifest.json"]);
-    let path = "exports/tenant-default/job-job-1/data.ndjson";
+    let path = format!(
+        "exports/tenant-default/job-job-1/{}/data.ndjson",
+        job.created.as_millis()
+    );
     assert_eq!(job.result.as_ref().unwrap().files[0].path, path);
     assert_eq!(job.snapshot, BTreeMap::from([("events".to_owned(), transaction)]));
     assert_eq!((job.runs, job.progress.rows), (1, 10));
