@@ -22,6 +22,9 @@ LETTERS = """SELECT printf('%s%03d', letter, n) AS k, n AS s, CASE WHEN n % 3 <>
 TIMEOUT = 2
 GRACE = 20
 
+# The first of its rows fit into an answer, which is cut off there.
+ANSWERED = {"SELECT coalesce(v, repeat('x', 16000000)) FROM letters"}
+
 
 def statements() -> list[tuple[str, str]]:
     """Each statement, and what is said of how it ends."""
@@ -56,7 +59,7 @@ def test_hostile_statements_end_in_time_and_harm_nobody(make_instance: Make) -> 
                 assert time.monotonic() - started < GRACE
                 time.sleep(0.2)
         for sql, status, seconds in (one.result() for one in asked):
-            assert status in (400, 413, 504), f"{status}: {sql[:300]}"
+            assert status in (400, 413, 504) or (status == 200 and sql in ANSWERED), f"{status}: {sql[:300]}"
             assert seconds < TIMEOUT + GRACE, f"{seconds:.1f} s: {sql[:300]}"
         assert files(instance) == before
         assert api.query("SELECT 1 AS one")["data"] == [{"one": 1}]
