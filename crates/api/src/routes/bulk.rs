@@ -101,7 +101,9 @@ async fn made(app: &App, caller: &Caller, body: CreateBody, seed: Seed, starts: 
     };
     let has_own_id = body.job_id.is_some();
     let mut new = body.job(&caller.tenant, &request, &services.settings, app.now())?;
-    while let Some(job) = services.bulk.get(&caller.tenant, &new.id).await? {
+    while seed.is_some()
+        && let Some(job) = services.bulk.get(&caller.tenant, &new.id).await?
+    {
         if is_of(app, &job, &new) {
             return Ok(job);
         }

@@ -161,7 +161,7 @@ impl JobRequest {
     /// The id of a job that has none of its own.
     ///
     /// # Errors
-    /// None but those of ids.
+    /// As [`BulkJobId::new`].
     pub fn job_id(&self) -> ApiResult<BulkJobId> {
         Ok(BulkJobId::new(format!("bulk-job-{}", self.id.simple()))?)
     }

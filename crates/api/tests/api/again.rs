@@ -89,14 +89,7 @@ async fn errors_of_the_request_are_kept_and_others_are_not() {
 async fn of_two_at_a_time_one_waits() {
     let world = World::new().await;
     world.table("events", &[], 1).await;
-    let clock = world.clock.clone();
-    world.queries.set_hook(move |_| {
-        let clock = clock.clone();
-        async move {
-            dormouse_core::ports::Clock::sleep(&*clock, std::time::Duration::from_secs(1)).await;
-            Ok(())
-        }
-    });
+    world.slow_queries(1);
     let ask = Ask::post("/v1/queries", json!({"sql": "SELECT * FROM events"})).header("idempotency-key", "k");
     let (first, second) = tokio::join!(world.send(ask.clone()), world.send(ask.clone()));
     first.expect(200);
@@ -148,14 +141,7 @@ async fn forget(world: &World, key: &str) {
 async fn a_client_that_goes_away_frees_its_key() {
     let world = World::new().await;
     world.table("events", &[], 1).await;
-    let clock = world.clock.clone();
-    world.queries.set_hook(move |_| {
-        let clock = clock.clone();
-        async move {
-            dormouse_core::ports::Clock::sleep(&*clock, std::time::Duration::from_secs(10)).await;
-            Ok(())
-        }
-    });
+    world.slow_queries(10);
     let ask = Ask::post("/v1/queries", json!({"sql": "SELECT * FROM events"})).header("idempotency-key", "k");
     tokio::select! {
         _ = world.send(ask.clone()) => panic!("it takes longer"),

@@ -202,6 +202,18 @@ impl World {
         }
     }
 
+    /// From now on, each step of a query takes so many seconds.
+    pub(crate) fn slow_queries(&self, seconds: u64) {
+        let clock = self.clock.clone();
+        self.queries.set_hook(move |_| {
+            let clock = clock.clone();
+            async move {
+                clock.sleep(Duration::from_secs(seconds)).await;
+                Ok(())
+            }
+        });
+    }
+
     pub(crate) async fn get(&self, path: &str) -> Answer {
         self.send(Ask::get(path)).await
     }

@@ -1,6 +1,3 @@
-use std::time::Duration;
-
-use dormouse_core::{ports::Clock, testing::memory::MemoryQueryEngine};
 use serde_json::json;
 
 use crate::harness::{Ask, World};
@@ -169,22 +166,11 @@ async fn a_statement_that_is_no_query_is_blocked() {
     answer.refused(400, "SQL_BLOCKED");
 }
 
-fn slow(queries: &MemoryQueryEngine, world: &World, seconds: u64) {
-    let clock = world.clock.clone();
-    queries.set_hook(move |_| {
-        let clock = clock.clone();
-        async move {
-            clock.sleep(Duration::from_secs(seconds)).await;
-            Ok(())
-        }
-    });
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_query_that_takes_too_long_is_sent_to_the_bulk_api() {
     let world = World::new().await;
     world.table("events", &[], 1).await;
-    slow(&world.queries, &world, 10);
+    world.slow_queries(10);
     let mut ask = sql("events");
     ask["parameters"] = json!({"timeout_seconds": 5});
     let answer = world.post("/v1/queries", ask.clone()).await;
@@ -206,7 +192,7 @@ async fn a_query_that_takes_too_long_is_sent_to_the_bulk_api() {
 async fn queries_wait_for_their_turn_and_not_for_ever() {
     let world = World::with("api.rate.limits=false\nquery.concurrency=1").await;
     world.table("events", &[], 1).await;
-    slow(&world.queries, &world, 10);
+    world.slow_queries(10);
     let mut hasty = sql("events");
     hasty["parameters"] = json!({"timeout_seconds": 5});
     let (first, second) = tokio::join!(
