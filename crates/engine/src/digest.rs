@@ -32,7 +32,7 @@
 //! somebody who searches for rows of equal digest.
 
 use arrow::{
-    array::{Array, ArrayRef, ArrowPrimitiveType, PrimitiveArray, cast::AsArray},
+    array::{Array, ArrayRef, ArrowPrimitiveType, PrimitiveArray, UInt32Array, cast::AsArray},
     buffer::OffsetBuffer,
     datatypes::{
         DataType as ArrowType, Date32Type, Date64Type, Decimal128Type, Decimal256Type,
@@ -45,6 +45,8 @@ use arrow::{
 };
 use dormouse_core::{Error, Result, file::RowDigest};
 use xxhash_rust::xxh3::xxh3_64;
+
+use crate::dictionary::Dictionaries;
 
 const NULL: u64 = 0x6b2f_0e5d_8c1a_4793;
 const STRUCT: u64 = 0x2545_f491_4f6c_dd1d;
@@ -74,11 +76,24 @@ pub(crate) struct Digester {
 impl Digester {
     /// Hashes the rows of a batch.
     pub(crate) fn hash_rows(&mut self, columns: &[ArrayRef], rows: usize) -> Result<()> {
+        self.hash_coded_rows(columns, &Dictionaries::default(), rows)
+    }
+
+    /// Hashes the rows of a batch that has codes in the columns of `dictionaries`.
+    pub(crate) fn hash_coded_rows(
+        &mut self,
+        columns: &[ArrayRef],
+        dictionaries: &Dictionaries,
+        rows: usize,
+    ) -> Result<()> {
         self.lanes.clear();
         self.lanes.resize(rows, LANES);
-        for column in columns {
+        for (position, column) in columns.iter().enumerate() {
             self.values.clear();
-            hash_values(column, &mut self.values)?;
+            match dictionaries.get(position) {
+                None => hash_values(column, &mut self.values)?,
+                Some(dictionary) => hash_codes(column.as_primitive(), dictionary.hashes(), &mut self.values),
+            }
             for ((a, b), &value) in self.lanes.iter_mut().zip(&self.values) {
                 let x = (*a ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
                 *a = x ^ (x >> 32);
@@ -98,6 +113,18 @@ impl Digester {
             sum.wrapping_add((u128::from(mix(a)) << 64) | u128::from(mix(b)))
         });
         RowDigest(sum)
+    }
+}
+
+/// Appends the hash of the value that each code stands for.
+fn hash_codes(codes: &UInt32Array, values: &[u64], hashes: &mut Vec<u64>) {
+    match codes.null_count() {
+        0 => hashes.extend(codes.values().iter().map(|code| values[*code as usize])),
+        _ => hashes.extend(
+            codes
+                .iter()
+                .map(|code| code.map_or(NULL, |code| values[code as usize])),
+        ),
     }
 }
 

@@ -21,6 +21,7 @@ use crate::{
     arrow_schema::{core_type, describe, same_type, schema_from_arrow, view_type},
     cancel::contain,
     columns::{Misfit, conform},
+    dictionary::read_type,
     footer::read_footer,
     object_reader::{Origin, RemoteObject, RowGroupBytes},
     pages::CheckedRowGroup,
@@ -131,6 +132,35 @@ impl Input {
             levels,
             columns,
             ..self
+        })
+    }
+
+    /// The same input, of which some of the table's columns are read as [`read_type`] has them.
+    ///
+    /// # Errors
+    /// Damage of the file's schema.
+    pub(crate) fn with_dictionaries(&self, columns: &[usize]) -> Result<Self> {
+        let mut fields: Vec<_> = self.schema().fields().iter().cloned().collect();
+        for column in columns {
+            let field = &mut fields[self.columns[*column]];
+            let coded = field
+                .as_ref()
+                .clone()
+                .with_data_type(read_type(field.data_type()));
+            *field = Arc::new(coded);
+        }
+        let levels = parquet_to_arrow_field_levels(
+            self.footer().file_metadata().schema_descr(),
+            ProjectionMask::all(),
+            Some(&fields.into()),
+        )
+        .map_err(|error| self.object.damaged(error))?;
+        Ok(Self {
+            object: self.object.clone(),
+            metadata: self.metadata.clone(),
+            levels,
+            columns: self.columns.clone(),
+            first_rows: self.first_rows.clone(),
         })
     }
 
@@ -451,13 +481,24 @@ impl Rows {
     /// # Errors
     /// The misfit, with the row, by the object's origin.
     pub(crate) fn conformed(&self, object: &RemoteObject, table: &TableSchema) -> Result<Vec<ArrayRef>> {
-        let columns = self.columns.iter().enumerate();
+        let columns = 0..self.columns.len();
         columns
-            .map(|(column, array)| {
-                conform(array, table.column_type(column))
-                    .map_err(|misfit| self.misfit(object, table, column, misfit))
-            })
+            .map(|column| self.conformed_column(object, table, column))
             .collect()
+    }
+
+    /// One of the columns in the table's own type.
+    ///
+    /// # Errors
+    /// The misfit, with the row, by the object's origin.
+    pub(crate) fn conformed_column(
+        &self,
+        object: &RemoteObject,
+        table: &TableSchema,
+        column: usize,
+    ) -> Result<ArrayRef> {
+        conform(&self.columns[column], table.column_type(column))
+            .map_err(|misfit| self.misfit(object, table, column, misfit))
     }
 
     /// The error for a column that could not take the table's form; finds the row.

@@ -10,10 +10,13 @@
 //! first, and its rows are hashed as they are read; so are the others of an input of which something was copied, which
 //! proves itself by its checksum too.
 //!
+//! Columns of few values are merged as codes (`coding`): neither read nor written out where a file has a dictionary of
+//! them.
+//!
 //! At most [`MERGE_WIDTH`] files are open at a time: of more, each so many are merged into a run on local disk
 //! first, in their order, and the runs after them.
 
-use std::{num::NonZeroUsize, ops::Range, sync::Arc};
+use std::{cell::RefCell, num::NonZeroUsize, ops::Range, sync::Arc};
 
 use arrow::array::RecordBatch;
 use dormouse_core::{
@@ -31,6 +34,7 @@ use tokio::runtime::Handle;
 
 use crate::{
     cancel::Cancel,
+    dictionary::Dictionaries,
     input::row_count,
     merge::{Merge, SortedSource},
     meter::Meter,
@@ -46,10 +50,12 @@ use crate::{
     threads::{WorkList, for_each, on_threads},
 };
 
+mod coding;
 mod copy;
 mod pieces;
 mod source;
 
+use coding::CodedPiece;
 use pieces::{Mark, Piece, RowGroup};
 use source::{LeafSource, MergeFile, Tally};
 
@@ -203,11 +209,12 @@ impl<'a> Job<'a> {
         let sample = self.sample()?;
         let file = ParquetFile::create(self.table, destination, sample.as_ref(), self.merge.layout)?;
         let encoder = file.encoder();
+        let codable = self.codable(&encoder);
         let copies = self.pieces.iter().map(|piece| self.copy(piece)).collect();
         let ahead = self.merge.threads.get() + 1;
         let file = OrderedFile::new(file, copies, ahead, &self.merge.cancel);
         let written = match self
-            .write(&file, &encoder, &tally)
+            .write(&file, &encoder, &codable, &tally)
             .and_then(|written| self.check(written, tally))
         {
             Ok(written) if written.rows > 0 || or_empty => written,
@@ -224,6 +231,14 @@ impl<'a> Job<'a> {
             object: Some(file.into_file()?.finish()?),
             ..written
         })
+    }
+
+    /// The columns that may be merged as codes. Rules want to see values, and so do files on local disk.
+    fn codable(&self, encoder: &Encoder) -> Vec<usize> {
+        match self.rules.is_none() && self.files.len() <= MERGE_WIDTH {
+            true => encoder.codable(self.table.key_columns()),
+            false => Vec::new(),
+        }
     }
 
     /// Some rows to choose encodings by: from the middle of the merge, and the largest input there.
@@ -244,7 +259,7 @@ impl<'a> Job<'a> {
         by_size.sort_by_key(|file| std::cmp::Reverse(rows(file)));
         let unseen = Tally::new(self.files.len(), Arc::default());
         for file in by_size {
-            for mut source in self.open(bounds, row_groups, file..file + 1, &unseen)? {
+            for mut source in self.open(bounds, row_groups, file..file + 1, &unseen, None)? {
                 if let Some(batch) = source.next()? {
                     return Ok(Some(batch));
                 }
@@ -268,7 +283,13 @@ impl<'a> Job<'a> {
     }
 
     /// Makes all pieces.
-    fn write(&self, file: &OrderedFile<'_>, encoder: &Encoder, tally: &Tally) -> Result<Vec<WrittenPiece>> {
+    fn write(
+        &self,
+        file: &OrderedFile<'_>,
+        encoder: &Encoder,
+        codable: &[usize],
+        tally: &Tally,
+    ) -> Result<Vec<WrittenPiece>> {
         file.advance()?;
         let merges: Vec<usize> = (0..self.pieces.len())
             .filter(|piece| matches!(self.pieces[*piece], Piece::Merge { .. }))
@@ -279,7 +300,7 @@ impl<'a> Job<'a> {
             while let Some(next) = list.take() {
                 let piece = merges[next];
                 let Some(open) = file.begin(piece)? else { break };
-                written.push(self.write_piece(piece, open, encoder, tally)?);
+                written.push(self.write_piece(piece, open, encoder, codable, tally)?);
             }
             Ok(written)
         })?;
@@ -291,6 +312,7 @@ impl<'a> Job<'a> {
         piece: usize,
         open: OpenPiece<'_, '_>,
         encoder: &Encoder,
+        codable: &[usize],
         tally: &Tally,
     ) -> Result<WrittenPiece> {
         let Piece::Merge { bounds, row_groups } = &self.pieces[piece] else {
@@ -302,22 +324,24 @@ impl<'a> Job<'a> {
         };
         let files = 0..self.files.len();
         let (merged, written) = if files.len() <= MERGE_WIDTH {
-            let sources = self.open(bounds, row_groups, files, tally)?;
-            let merge = Merge::new(self.table.clone(), sources, shared)?;
-            self.encode(merge, &open, encoder)?
+            let coded = CodedPiece::new(self.table, codable, self.files, row_groups)?;
+            let table = coded.as_ref().map_or(self.table, |coded| &coded.table);
+            let sources = self.open(bounds, row_groups, files, tally, coded.as_ref())?;
+            let merge = Merge::new(table.clone(), sources, shared)?;
+            self.encode(merge, &open, encoder, coded.as_ref())?
         } else {
             let Self { merge, table, .. } = self;
             let mut runs = Vec::with_capacity(files.len().div_ceil(MERGE_WIDTH));
             for first in files.step_by(MERGE_WIDTH) {
                 let some = first..self.files.len().min(first + MERGE_WIDTH);
-                let sources = self.open(bounds, row_groups, some, tally)?;
+                let sources = self.open(bounds, row_groups, some, tally, None)?;
                 let merged = Merge::new((*table).clone(), sources, shared)?;
                 runs.push(merge.spill.write(table, merged, &merge.cancel)?);
             }
             let runs = merge.spill.narrow(table, runs, &merge.cancel)?;
             let sources: Vec<RunReader> = runs.iter().map(Run::open).collect::<Result<_>>()?;
             let merge = Merge::new((*table).clone(), sources, shared)?;
-            self.encode(merge, &open, encoder)?
+            self.encode(merge, &open, encoder, None)?
         };
         open.finish()?;
         Ok(WrittenPiece {
@@ -335,6 +359,7 @@ impl<'a> Job<'a> {
         row_groups: &[Range<usize>],
         files: Range<usize>,
         tally: &'t Tally,
+        coded: Option<&'t CodedPiece>,
     ) -> Result<Vec<LeafSource<'t>>>
     where
         'a: 't,
@@ -342,14 +367,9 @@ impl<'a> Job<'a> {
         self.merge.cancel.check()?;
         files
             .map(|file| {
-                LeafSource::new(
-                    &self.files[file],
-                    file,
-                    self.table,
-                    bounds,
-                    &row_groups[file],
-                    tally,
-                )
+                let groups = &row_groups[file];
+                LeafSource::new(&self.files[file], file, self.table, bounds, groups, tally)
+                    .map(|source| source.coded(coded))
             })
             .collect()
     }
@@ -361,7 +381,10 @@ impl<'a> Job<'a> {
         mut merge: Merge<S>,
         open: &OpenPiece<'_, '_>,
         encoder: &Encoder,
+        coded: Option<&CodedPiece>,
     ) -> Result<(Meter, Option<Meter>)> {
+        let nothing = RefCell::default();
+        let dictionaries = coded.map_or(&nothing, |coded| &coded.dictionaries);
         let mut merged = Meter::new(self.table.clone());
         let mut ruled = self
             .rules
@@ -369,6 +392,8 @@ impl<'a> Job<'a> {
         let mut output = PieceOutput {
             open,
             encoder,
+            coded: coded.map_or(&[], |coded| &coded.columns),
+            dictionaries,
             progress: &self.merge.progress,
             row_group: None,
         };
@@ -377,7 +402,7 @@ impl<'a> Job<'a> {
             if open.is_futile() {
                 break;
             }
-            merged.add(&batch)?;
+            merged.add_coded(&batch, &dictionaries.borrow())?;
             match &mut ruled {
                 None => output.write(&batch)?,
                 Some((rules, written)) => {
@@ -499,6 +524,8 @@ impl<'a> Job<'a> {
 struct PieceOutput<'a, 'f> {
     open: &'a OpenPiece<'a, 'f>,
     encoder: &'a Encoder,
+    coded: &'a [usize],
+    dictionaries: &'a RefCell<Dictionaries>,
     progress: &'a Progress,
     row_group: Option<OpenRowGroup>,
 }
@@ -509,11 +536,14 @@ impl PieceOutput<'_, '_> {
         while from < batch.num_rows() {
             let mut group = match self.row_group.take() {
                 Some(group) => group,
-                None => self.encoder.begin()?,
+                None => self.encoder.begin(self.coded)?,
             };
-            from += group.write(&batch.slice(from, batch.num_rows() - from))?;
+            from += group.write(
+                &batch.slice(from, batch.num_rows() - from),
+                &self.dictionaries.borrow(),
+            )?;
             if group.is_full() {
-                self.open.append(group.finish()?)?;
+                self.open.append(group.finish(&self.dictionaries.borrow())?)?;
             } else {
                 self.row_group = Some(group);
             }
@@ -524,7 +554,7 @@ impl PieceOutput<'_, '_> {
 
     fn finish(self) -> Result<()> {
         match self.row_group {
-            Some(group) => self.open.append(group.finish()?),
+            Some(group) => self.open.append(group.finish(&self.dictionaries.borrow())?),
             None => Ok(()),
         }
     }

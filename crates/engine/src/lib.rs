@@ -16,6 +16,8 @@
 //! | `sort_key`, `cut`, `sort`, `merge` | the order of rows |
 //! | `rules`, `predicate` | a table's filters and aggregations; what a SQL expression is true for |
 //! | `buffers`, `spill` | rows in memory and on disk until they are written |
+//! | `dictionary` | columns of few values as codes |
+//! | `dictionary_chunk`, `hybrid` | writing codes as Parquet |
 //! | `digest` | the row digest, frozen |
 //! | `writer`, `ordered_file`, `parquet_file`, `encodings`, `object_writer`, `meter` | Parquet out, with checksum and key range |
 //! | [`sql`] | queries over tables, by DataFusion |
@@ -40,10 +42,13 @@ mod buffers;
 mod cancel;
 mod columns;
 mod cut;
+mod dictionary;
+mod dictionary_chunk;
 mod digest;
 mod encodings;
 mod engine;
 mod footer;
+mod hybrid;
 mod ingest;
 mod input;
 mod leaf_merge;

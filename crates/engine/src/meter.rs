@@ -8,6 +8,7 @@ use dormouse_core::{
 };
 
 use crate::{
+    dictionary::Dictionaries,
     digest::Digester,
     sort_key::{Keys, row_key},
     table::TableSchema,
@@ -37,11 +38,17 @@ impl Meter {
     }
 
     pub(crate) fn add(&mut self, batch: &RecordBatch) -> Result<()> {
+        self.add_coded(batch, &Dictionaries::default())
+    }
+
+    /// Takes down a batch that has codes in the columns of `dictionaries`.
+    pub(crate) fn add_coded(&mut self, batch: &RecordBatch, dictionaries: &Dictionaries) -> Result<()> {
         let rows = batch.num_rows();
         if rows == 0 {
             return Ok(());
         }
-        self.digester.hash_rows(batch.columns(), rows)?;
+        self.digester
+            .hash_coded_rows(batch.columns(), dictionaries, rows)?;
         self.digest = self.digest + self.digester.sum(0..rows);
         self.rows += rows as u64;
         let keys = self.table.keys(batch.columns())?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::{
     array::{ArrayRef, RecordBatch},
-    datatypes::{DataType as ArrowType, SchemaRef},
+    datatypes::{DataType as ArrowType, FieldRef, Fields, Schema as ArrowSchema, SchemaRef},
 };
 use dormouse_core::{Error, Result, schema::Schema};
 
@@ -21,6 +21,19 @@ impl TableSchema {
     pub(crate) fn new(core: Arc<Schema>) -> Self {
         let arrow = arrow_schema(&core);
         Self { core, arrow }
+    }
+
+    /// The same table with codes in some columns, which are no keys.
+    pub(crate) fn with_codes(&self, columns: &[usize]) -> Self {
+        let field = |(column, field): (usize, &FieldRef)| match columns.contains(&column) {
+            true => Arc::new(field.as_ref().clone().with_data_type(ArrowType::UInt32)),
+            false => field.clone(),
+        };
+        let fields: Fields = self.arrow.fields().iter().enumerate().map(field).collect();
+        Self {
+            core: self.core.clone(),
+            arrow: Arc::new(ArrowSchema::new(fields)),
+        }
     }
 
     /// How many columns decide the order of rows.

@@ -6,9 +6,9 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, RecordBatch};
 use dormouse_core::{
-    Error, Result,
+    Error, ErrorKind, Result,
     file::{Checksum, RowDigest},
     key::{Key, KeyBounds},
     ports::{MergeInput, Progress},
@@ -17,9 +17,10 @@ use tokio::runtime::Handle;
 
 use crate::{
     cancel::Cancel,
+    dictionary::{Dictionaries, Translation, read_type},
     digest::Digester,
     input::{Input, RowGroupReader, Rows},
-    leaf_merge::copy::CopiedBytes,
+    leaf_merge::{coding::CodedPiece, copy::CopiedBytes},
     merge::SortedSource,
     object_reader::RemoteObject,
     pruning,
@@ -136,6 +137,9 @@ pub(crate) struct LeafSource<'a> {
     file: &'a MergeFile,
     number: usize,
     table: TableSchema,
+    coding: Option<&'a CodedPiece>,
+    /// By column.
+    translations: Vec<Translation>,
     bounds: &'a KeyBounds,
     row_groups: VecDeque<usize>,
     reader: Option<RowGroupReader>,
@@ -160,6 +164,8 @@ impl<'a> LeafSource<'a> {
             file,
             number,
             table: table.clone(),
+            coding: None,
+            translations: Vec::new(),
             bounds,
             row_groups: touched.into(),
             reader: None,
@@ -174,9 +180,58 @@ impl<'a> LeafSource<'a> {
         Self { hashes: true, ..self }
     }
 
+    /// The same rows, with codes.
+    pub(crate) fn coded(self, coding: Option<&'a CodedPiece>) -> Self {
+        let Some(of) = coding else { return self };
+        Self {
+            translations: of
+                .table
+                .arrow
+                .fields()
+                .iter()
+                .map(|_| Translation::default())
+                .collect(),
+            coding,
+            ..self
+        }
+    }
+
+    fn input(&self) -> &'a Input {
+        match self.coding {
+            None => &self.file.input,
+            Some(coding) => &coding.inputs[self.number],
+        }
+    }
+
+    /// The columns of a batch.
+    fn columns(&mut self, rows: &Rows) -> Result<Vec<ArrayRef>> {
+        let object = self.file.input.object();
+        let Some(coding) = self.coding else {
+            return rows.conformed(object, &self.table);
+        };
+        let (table, mut dictionaries) = (&self.table, coding.dictionaries.borrow_mut());
+        let translations = self.translations.iter_mut().enumerate();
+        translations
+            .map(|(column, translation)| {
+                let Some(dictionary) = dictionaries.get_mut(column) else {
+                    return rows.conformed_column(object, table, column);
+                };
+                let found = &rows.columns[column];
+                let codes = match *found.data_type() == read_type(table.column_type(column)) {
+                    true => dictionary.encode(found, translation),
+                    false => dictionary.encode(&rows.conformed_column(object, table, column)?, translation),
+                };
+                match codes {
+                    Err(error) if error.kind() == ErrorKind::Corrupt => Err(object.damaged(error.report())),
+                    codes => Ok(Arc::new(codes?) as ArrayRef),
+                }
+            })
+            .collect()
+    }
+
     /// The rows within the bounds as a batch; none when there are none in `rows`.
     fn restrict(&mut self, rows: &Rows) -> Result<Option<RecordBatch>> {
-        let columns = rows.conformed(self.file.input.object(), &self.table)?;
+        let columns = self.columns(rows)?;
         let keys = self.table.keys(&columns)?;
         let from = self
             .bounds
@@ -191,10 +246,15 @@ impl<'a> LeafSource<'a> {
         if from >= until {
             return Ok(None);
         }
-        let batch = self.table.batch(columns)?.slice(from, until - from);
+        let table = self.coding.map_or(&self.table, |coding| &coding.table);
+        let batch = table.batch(columns)?.slice(from, until - from);
         let mut digest = RowDigest::default();
         if self.hashes {
-            self.digester.hash_rows(batch.columns(), batch.num_rows())?;
+            let nothing = Dictionaries::default();
+            let coded = self.coding.map(|coding| coding.dictionaries.borrow());
+            let dictionaries = coded.as_deref().unwrap_or(&nothing);
+            let (columns, rows) = (batch.columns(), batch.num_rows());
+            self.digester.hash_coded_rows(columns, dictionaries, rows)?;
             digest = self.digester.sum(0..batch.num_rows());
         }
         self.tally.add(self.number, batch.num_rows() as u64, digest);
@@ -224,7 +284,7 @@ impl SortedSource for LeafSource<'_> {
                     return Ok(None);
                 };
                 let selection = pruning::pages(&self.file.input, group, self.bounds)?;
-                self.reader = Some(self.file.input.read(group, selection, &self.table)?);
+                self.reader = Some(self.input().read(group, selection, &self.table)?);
                 continue;
             };
             let Some(rows) = reader.next()? else {

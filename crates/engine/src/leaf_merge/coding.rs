@@ -1,0 +1,89 @@
+//! Which columns of a piece go through its merge as codes, and what their codes stand for.
+
+use std::{cell::RefCell, ops::Range};
+
+use dormouse_core::Result;
+use parquet::{
+    basic::{Encoding, Type as PhysicalType},
+    file::metadata::ColumnChunkMetaData,
+};
+
+use super::source::MergeFile;
+use crate::{dictionary::Dictionaries, input::Input, table::TableSchema};
+
+/// The dictionaries that a column has in all row groups of a piece have so many bytes at most, as they are stored.
+const MAX_DICTIONARY_BYTES: u64 = 1 << 20;
+/// Texts have so many bytes on average, at most.
+const MAX_VALUE_BYTES: u64 = 64;
+
+/// A piece with codes in some columns.
+pub(super) struct CodedPiece {
+    pub(super) columns: Vec<usize>,
+    /// The table with codes in those columns.
+    pub(super) table: TableSchema,
+    /// All inputs of the merge, as they are read for codes.
+    pub(super) inputs: Vec<Input>,
+    pub(super) dictionaries: RefCell<Dictionaries>,
+}
+
+impl CodedPiece {
+    /// The piece with codes in those of the `codable` columns that all its row groups have in dictionaries; none
+    /// without such a column.
+    pub(super) fn new(
+        table: &TableSchema,
+        codable: &[usize],
+        files: &[MergeFile],
+        row_groups: &[Range<usize>],
+    ) -> Result<Option<Self>> {
+        let suits = |column: &usize| {
+            let pieces = files.iter().zip(row_groups);
+            let mut bytes =
+                pieces.map(|(file, groups)| dictionary_bytes(&file.input, table, *column, groups));
+            let all = bytes.try_fold(0, |sum: u64, bytes| Some(sum.saturating_add(bytes?)));
+            all.is_some_and(|all| all <= MAX_DICTIONARY_BYTES)
+        };
+        let columns: Vec<usize> = codable.iter().copied().filter(suits).collect();
+        if columns.is_empty() {
+            return Ok(None);
+        }
+        let inputs = files.iter().map(|file| file.input.with_dictionaries(&columns));
+        let types = (0..table.arrow.fields().len())
+            .map(|column| columns.contains(&column).then(|| table.column_type(column)));
+        Ok(Some(Self {
+            table: table.with_codes(&columns),
+            inputs: inputs.collect::<Result<_>>()?,
+            dictionaries: RefCell::new(Dictionaries::new(types)),
+            columns,
+        }))
+    }
+}
+
+/// How many bytes the dictionaries of a column have in some row groups; none where values are written out.
+fn dictionary_bytes(
+    input: &Input,
+    table: &TableSchema,
+    column: usize,
+    row_groups: &Range<usize>,
+) -> Option<u64> {
+    let footer = input.footer();
+    let name = table.arrow.field(column).name();
+    let mut leaves = footer.file_metadata().schema_descr().columns().iter();
+    let leaf = leaves.position(|leaf| matches!(leaf.path().parts(), [part] if part == name))?;
+    let groups = footer.row_groups().get(row_groups.clone())?.iter();
+    let mut bytes = groups.map(|group| dictionary_of(group.column(leaf)));
+    bytes.try_fold(0, |sum: u64, bytes| Some(sum.saturating_add(bytes?)))
+}
+
+fn dictionary_of(chunk: &ColumnChunkMetaData) -> Option<u64> {
+    let pages = chunk.page_encoding_stats_mask()?;
+    if !pages.is_only(Encoding::RLE_DICTIONARY) {
+        return None;
+    }
+    if chunk.column_type() == PhysicalType::BYTE_ARRAY {
+        let most = chunk.num_values().unsigned_abs().saturating_mul(MAX_VALUE_BYTES);
+        chunk
+            .unencoded_byte_array_data_bytes()
+            .filter(|bytes| bytes.unsigned_abs() <= most)?;
+    }
+    u64::try_from(chunk.data_page_offset() - chunk.dictionary_page_offset()?).ok()
+}
