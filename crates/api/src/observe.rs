@@ -30,7 +30,7 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
 /// The status that is told of a request whose client did not wait for the answer.
-const CLIENT_WENT: u16 = 499;
+pub(crate) const CLIENT_WENT: u16 = 499;
 
 /// The id of a request: the client's, or one that was made for it. An extension of the request.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,6 +7,8 @@
 mod access;
 #[path = "api/again.rs"]
 mod again;
+#[path = "api/audit.rs"]
+mod audit;
 #[path = "api/bulk.rs"]
 mod bulk;
 #[path = "api/document.rs"]

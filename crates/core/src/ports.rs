@@ -24,10 +24,10 @@ pub use ids::{Ids, SystemIds};
 pub use item_store::{Attributes, Condition, Item, ItemKey, ItemStore, Order, Range, Sort, Value, Write};
 pub use metrics::{Metric, Metrics, NoMetrics};
 pub use query_engine::{
-    Compression, CsvFormat, EncodedRows, FileFormat, MAX_JOINS, MAX_SQL_BYTES, MAX_SUBQUERIES,
-    PageCompression, ParameterValue, QueryEngine, QueryLimits, QueryOutput, QueryProgress, QueryRefusal,
-    QueryRows, QuerySpec, QueryTables, ResultColumn, RowFormat, TableSnapshot, Truncated, WrittenFile,
-    WrittenQuery,
+    Compression, CsvFormat, EncodedRows, FileFormat, MAX_JOINS, MAX_MASKED_BYTES, MAX_SQL_BYTES,
+    MAX_SUBQUERIES, PageCompression, ParameterValue, QueryEngine, QueryLimits, QueryOutput, QueryProgress,
+    QueryRefusal, QueryRows, QuerySpec, QueryTables, ResultColumn, RowFormat, TableSnapshot, Truncated,
+    WrittenFile, WrittenQuery,
 };
 pub use queue::{Delivery, Message, Queue, QueueDepth, QueueName, QueueSettings, Receipt, StoredMessage};
 pub use row_engine::{

@@ -63,6 +63,7 @@ use self::{
     plan::{Planner, limited},
     run::execute,
     session::footer_cache,
+    statement::masked,
     workers::{Work, Workers},
 };
 use crate::{options::EngineOptions, spill::SpillDirectory};
@@ -113,6 +114,10 @@ impl QueryEngine for SqlEngine {
         });
         let rows = begin.end().await??;
         Ok(Box::new(Answer::new(&workers, rows, format, limits)?))
+    }
+
+    fn masked(&self, sql: &str) -> String {
+        masked(sql)
     }
 
     async fn write(&self, spec: QuerySpec, output: QueryOutput) -> Result<WrittenQuery> {

@@ -9,6 +9,7 @@
 //! | [`compaction`] | queue `compaction`: merge files of a leaf |
 //! | [`splitting`] | queue `splitting`: leaves over the threshold become several |
 //! | [`query`] | tables as a query is to see them |
+//! | [`audit`] | the log line of each query |
 //! | [`mod@bulk`] | queue `query`: write the rows of a tenant's query as objects |
 //! | [`commit`] | how a workflow commits, and queue `commit` |
 //! | [`garbage`], [`snapshots`], [`repair`] | what schedules do for each table |
@@ -23,6 +24,7 @@
 
 #![warn(missing_docs)]
 
+pub mod audit;
 pub mod bulk;
 pub mod commit;
 pub mod compaction;

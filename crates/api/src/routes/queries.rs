@@ -12,8 +12,12 @@ use dormouse_core::{
     Error, ErrorKind,
     ports::{ParameterValue, QueryLimits, QueryRefusal, QuerySpec, QueryTables, RowFormat, Truncated},
     tenants::Scope,
+    time::Timestamp,
 };
-use dormouse_jobs::query::{AllTables, SeenTables};
+use dormouse_jobs::{
+    audit::Audit,
+    query::{AllTables, SeenTables},
+};
 use serde_json::{Map, Value, json};
 
 use super::again::Repeatable;
@@ -22,6 +26,7 @@ use crate::{
     app::App,
     body::{JsonBody, Parameters},
     error::{ApiError, ApiResult, Code},
+    observe::CLIENT_WENT,
     wire::query::{
         ColumnView, QueryAnswer, QueryBody, QueryMetadata, QueryParameters, as_of, check_metadata, check_sql,
         parameters,
@@ -77,6 +82,32 @@ struct Asked {
     counts: bool,
 }
 
+/// A query that the audit is told of when it is dropped.
+struct Audited<'a> {
+    app: &'a App,
+    caller: &'a Caller,
+    sql: &'a str,
+    job: String,
+    started: Timestamp,
+    /// The status of the answer, and its rows.
+    end: (u16, Option<u64>),
+}
+
+impl Drop for Audited<'_> {
+    fn drop(&mut self) {
+        let (status, rows) = self.end;
+        Audit {
+            tenant: &self.caller.tenant,
+            job: &self.job,
+            sql: self.sql,
+            status: &status.to_string(),
+            took: self.app.now().since(self.started),
+            rows,
+        }
+        .log(self.app.services.ports.queries.as_ref());
+    }
+}
+
 /// Rows as they are spliced into an answer.
 struct Spliced {
     data: Vec<u8>,
@@ -120,7 +151,25 @@ impl Asked {
         })
     }
 
+    /// The answer, with a line in the audit however the query ends.
     async fn answer(&self, app: &App, caller: &Caller) -> ApiResult {
+        let mut audited = Audited {
+            app,
+            caller,
+            sql: &self.sql,
+            job: format!("query-{}", app.services.ports.ids.uuid()),
+            started: app.now(),
+            end: (CLIENT_WENT, None),
+        };
+        let answered = self.answer_once(app, caller, &mut audited).await;
+        audited.end.0 = match &answered {
+            Ok(response) => response.status().as_u16(),
+            Err(error) => error.code().status().as_u16(),
+        };
+        answered
+    }
+
+    async fn answer_once(&self, app: &App, caller: &Caller, audited: &mut Audited<'_>) -> ApiResult {
         let clock = &app.services.ports.clock;
         let started = app.now();
         let turn = tokio::select! {
@@ -142,7 +191,8 @@ impl Asked {
         };
         let took = app.now().since(started);
         running.ended(rows.rows, took);
-        self.response(app, rows, total, took)
+        audited.end.1 = Some(rows.rows);
+        self.response(app, &audited.job, rows, total, took)
     }
 
     fn late(&self) -> ApiError {
@@ -160,10 +210,12 @@ impl Asked {
         // They stay as they are first seen, however many queries the answer takes.
         let tables = AllTables::of_tenant(app.services.clone(), reader, as_of);
         let tables: Arc<dyn QueryTables> = Arc::new(SeenTables::new(tables));
-        let bytes = app.services.settings.result_bytes();
-        let rows = self
-            .splice(app, &tables, self.sql.clone(), self.rows, bytes)
-            .await?;
+        let limits = QueryLimits {
+            rows: Some(self.rows),
+            bytes: Some(app.services.settings.result_bytes()),
+            ..app.services.settings.query_limits()
+        };
+        let rows = self.splice(app, &tables, self.sql.clone(), limits).await?;
         let total = match rows.truncated {
             None => Some(rows.rows),
             Some(_) if self.counts => self.count(app, &tables).await?,
@@ -176,7 +228,14 @@ impl Asked {
     async fn count(&self, app: &App, tables: &Arc<dyn QueryTables>) -> ApiResult<Option<u64>> {
         let sql = self.sql.trim_end().trim_end_matches(';');
         let sql = format!("SELECT count(*) AS n FROM (\n{sql}\n) AS counted");
-        let counted = self.splice(app, tables, sql, 1, 1000).await;
+        let limits = app.services.settings.query_limits();
+        let limits = QueryLimits {
+            rows: Some(1),
+            // The query itself is one more.
+            subqueries: limits.subqueries + 1,
+            ..limits
+        };
+        let counted = self.splice(app, tables, sql, limits).await;
         let counted = match counted {
             Err(error) if error.code().status().is_client_error() => return Ok(None),
             counted => counted?,
@@ -191,20 +250,13 @@ impl Asked {
         app: &App,
         tables: &Arc<dyn QueryTables>,
         sql: String,
-        rows: u64,
-        bytes: u64,
+        limits: QueryLimits,
     ) -> ApiResult<Spliced> {
-        let settings = &app.services.settings;
         let spec = QuerySpec {
             sql,
             parameters: self.parameters.clone(),
             tables: tables.clone(),
-            limits: QueryLimits {
-                rows: Some(rows),
-                bytes: Some(bytes),
-                memory_bytes: settings.query_memory_bytes(),
-                disk_bytes: settings.query_disk_bytes(),
-            },
+            limits,
         };
         let queries = &app.services.ports.queries;
         let mut answer = queries.query(spec, RowFormat::JsonLines).await.map_err(refused)?;
@@ -252,7 +304,7 @@ impl Asked {
         body
     }
 
-    fn response(&self, app: &App, rows: Spliced, total: Option<u64>, took: Duration) -> ApiResult {
+    fn response(&self, app: &App, job: &str, rows: Spliced, total: Option<u64>, took: Duration) -> ApiResult {
         let message = rows.truncated.map(|truncated| {
             let more = match truncated {
                 Truncated::Rows => format!("The result has more than {} rows", self.rows),
@@ -268,7 +320,7 @@ impl Asked {
             )
         });
         let answer = QueryAnswer {
-            job_id: format!("query-{}", app.services.ports.ids.uuid()),
+            job_id: job.to_owned(),
             status: "COMPLETED".to_owned(),
             data: Vec::new(),
             truncated: rows.truncated.is_some(),

@@ -8,7 +8,7 @@ use axum::{
     http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE},
     response::IntoResponse,
 };
-use dormouse_core::ports::{MAX_JOINS, MAX_SQL_BYTES, MAX_SUBQUERIES};
+use dormouse_core::ports::MAX_SQL_BYTES;
 use serde_json::{Value, json};
 
 use crate::{
@@ -34,6 +34,7 @@ pub async fn limits(
     Extension(caller): Extension<Caller>,
 ) -> ApiResult<Json<LimitsView>> {
     let settings = &app.services.settings;
+    let queries = settings.query_limits();
     let queue = app.services.bulk.queue(&caller.tenant).await?;
     Ok(Json(LimitsView {
         tenant_id: caller.tenant.to_string(),
@@ -43,8 +44,8 @@ pub async fn limits(
             query_default_timeout_seconds: settings.query_timeout().as_secs(),
             query_max_timeout_seconds: settings.query_max_timeout().as_secs(),
             query_max_sql_bytes: MAX_SQL_BYTES as u64,
-            query_max_joins: MAX_JOINS as u64,
-            query_max_subqueries: MAX_SUBQUERIES as u64,
+            query_max_joins: queries.joins as u64,
+            query_max_subqueries: queries.subqueries as u64,
             bulk_job_timeout_seconds: settings.bulk_job_timeout().as_secs(),
             bulk_max_concurrent_jobs: settings.bulk_max_concurrent_jobs(),
             bulk_max_open_jobs: settings.bulk_max_open_jobs(),

@@ -352,6 +352,8 @@ async fn a_tenant_has_so_many_jobs() {
         json!({"jobs_open": 2, "jobs_waiting": 0, "jobs_running": 0})
     );
     assert_eq!(limits["limits"]["bulk_max_open_jobs"], 2);
+    assert_eq!(limits["limits"]["query_max_joins"], 10);
+    assert_eq!(limits["limits"]["query_max_subqueries"], 5);
     assert_eq!(limits["limits"]["rates_per_minute"], json!(null));
 }
 

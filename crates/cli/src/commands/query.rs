@@ -11,7 +11,8 @@ use dormouse_core::{
     key::{Key, KeyValue},
     message::export::parse_as_of,
     ports::{
-        ParameterValue, QueryLimits, QueryRows, QuerySpec, QueryTables, ResultColumn, RowFormat, Truncated,
+        MAX_JOINS, MAX_SUBQUERIES, ParameterValue, QueryLimits, QueryRows, QuerySpec, QueryTables,
+        ResultColumn, RowFormat, Truncated,
     },
     schema::{Column as SchemaColumn, Schema, TimeUnit},
 };
@@ -122,6 +123,8 @@ pub(super) async fn run(
             bytes: None,
             memory_bytes: services.settings.memory_bytes(),
             disk_bytes: DISK_BYTES,
+            joins: MAX_JOINS,
+            subqueries: MAX_SUBQUERIES,
         },
     };
     let format = match output {

@@ -151,6 +151,10 @@ properties! {
         "How much memory the sorts, joins and aggregates of one query hold before they go to disk.";
     QUERY_DISK = "query.disk.bytes", Instance, Kind::Bytes, "20G",
         "How much disk one query may take.";
+    QUERY_MAX_JOINS = "query.max.joins", Instance, Kind::Count, "10",
+        "How many joins a query over HTTP has at most, each comma in `FROM` one; never more than 32.";
+    QUERY_MAX_SUBQUERIES = "query.max.subqueries", Instance, Kind::Count, "5",
+        "How many queries are inside a query over HTTP at most, beside those of `WITH`; never more than 64 with those.";
     QUERY_FOOTERS = "query.footers.bytes", Instance, Kind::Bytes, "256M",
         "How many bytes of footers of files one process keeps for its queries.";
     BULK_CONCURRENCY = "bulk.concurrency", Instance, Kind::Count, "2",

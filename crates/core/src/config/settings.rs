@@ -7,7 +7,7 @@ use crate::{
     error::{Error, Result},
     ids::BucketName,
     plan::compaction::Policy,
-    ports::QueueName,
+    ports::{MAX_JOINS, MAX_SUBQUERIES, QueryLimits, QueueName},
     row_rules::RowRules,
 };
 
@@ -192,6 +192,8 @@ fn variables(property: &Property) -> Vec<String> {
         (keys::PRESIGNED_URL_EXPIRY, "SPECTRA_PRESIGNED_URL_EXPIRY"),
         (keys::QUERY_TIMEOUT, "SPECTRA_DEFAULT_TIMEOUT_SECONDS"),
         (keys::QUERY_MAX_TIMEOUT, "SPECTRA_MAX_TIMEOUT_SECONDS"),
+        (keys::QUERY_MAX_JOINS, "SPECTRA_MAX_JOINS"),
+        (keys::QUERY_MAX_SUBQUERIES, "SPECTRA_MAX_SUBQUERIES"),
     ];
     let more = more.iter().filter(|(other, _)| other.name == property.name);
     variables.extend(more.map(|(_, variable)| (*variable).to_owned()));
@@ -336,10 +338,6 @@ impl InstanceSettings {
         query_timeout: time(QUERY_TIMEOUT) -> Duration;
         /// The longest time that a query may name.
         query_max_timeout: time(QUERY_MAX_TIMEOUT) -> Duration;
-        /// How much memory a query may hold.
-        query_memory_bytes: bytes(QUERY_MEMORY) -> u64;
-        /// How much disk a query may take.
-        query_disk_bytes: bytes(QUERY_DISK) -> u64;
         /// How many bytes of footers a process keeps for its queries.
         query_footer_bytes: bytes(QUERY_FOOTERS) -> u64;
         /// The largest upload, in units of 1048576 bytes.
@@ -387,6 +385,19 @@ impl InstanceSettings {
     /// How long a bulk job is known after it has ended.
     pub fn bulk_job_retention(&self) -> Duration {
         time(&self.values, &keys::BULK_JOB_RETENTION).max(self.bulk_result_retention())
+    }
+
+    /// What a query over HTTP may use, whatever it answers.
+    pub fn query_limits(&self) -> QueryLimits {
+        let most = |property| usize::try_from(count(&self.values, property)).unwrap_or(usize::MAX);
+        QueryLimits {
+            rows: None,
+            bytes: None,
+            memory_bytes: bytes(&self.values, &keys::QUERY_MEMORY),
+            disk_bytes: bytes(&self.values, &keys::QUERY_DISK),
+            joins: most(&keys::QUERY_MAX_JOINS).min(MAX_JOINS),
+            subqueries: most(&keys::QUERY_MAX_SUBQUERIES).min(MAX_SUBQUERIES),
+        }
     }
 
     /// How many queries a process answers at a time; at least one.
@@ -580,7 +591,11 @@ mod tests {
             ("SPECTRA_RESULT_SIZE_THRESHOLD", "500"),
             ("SPECTRA_DEFAULT_TIMEOUT_SECONDS", "7"),
             ("SPECTRA_MAX_TIMEOUT_SECONDS", "8"),
+            ("SPECTRA_MAX_JOINS", "4"),
+            ("SPECTRA_MAX_SUBQUERIES", "1000"),
         ]);
+        assert_eq!(settings.query_limits().joins, 4);
+        assert_eq!(settings.query_limits().subqueries, MAX_SUBQUERIES);
         assert_eq!(settings.bulk_max_file_size_mb(), 10);
         assert_eq!(settings.bulk_job_timeout(), Duration::from_secs(7200));
         assert_eq!(settings.link_life(), Duration::from_secs(60));

@@ -29,8 +29,11 @@ pub const MAX_SQL_BYTES: usize = 100_000;
 /// How many joins a query has at most, each comma in `FROM` one.
 pub const MAX_JOINS: usize = 32;
 
-/// How many queries are inside a query at most.
+/// How many queries are inside a query at most, those of `WITH` among them.
 pub const MAX_SUBQUERIES: usize = 64;
+
+/// How long a query is in a log.
+pub const MAX_MASKED_BYTES: usize = 2000;
 
 /// Answers queries.
 ///
@@ -52,6 +55,10 @@ pub trait QueryEngine: Debug + Send + Sync {
     /// As [`QueryEngine::query`] and [`QueryRows::next`] have them; `Invalid` when a column of the rows cannot be
     /// written in that format, or rows cannot be partitioned as asked for; `Unavailable` as the store has it.
     async fn write(&self, spec: QuerySpec, output: QueryOutput) -> Result<WrittenQuery>;
+
+    /// A query as logs may have it: with `?` for each text and number, without comments, and not longer than
+    /// [`MAX_MASKED_BYTES`]. Of what is not SQL, nothing is left.
+    fn masked(&self, sql: &str) -> String;
 }
 
 /// What a query answers, piece by piece.
@@ -357,6 +364,10 @@ pub struct QueryLimits {
     pub memory_bytes: u64,
     /// How much disk they may take.
     pub disk_bytes: u64,
+    /// How many joins it has at most, each comma in `FROM` one; never more than [`MAX_JOINS`].
+    pub joins: usize,
+    /// How many queries are inside it at most, beside those of `WITH`; with those never more than [`MAX_SUBQUERIES`].
+    pub subqueries: usize,
 }
 
 /// A column of a query's rows.

@@ -39,7 +39,7 @@ impl Planner {
             .sql_to_statement(&spec.sql, &dialect)
             .map_err(|error| refused(&error))?;
         check_statement(&statement)?;
-        check_expanded(&statement)?;
+        check_expanded(&statement, &spec.limits)?;
         let names = session
             .resolve_table_references(&statement)
             .map_err(|error| refused(&error))?;

@@ -16,7 +16,7 @@ use datafusion::sql::{
 };
 use dormouse_core::{
     Error, Result,
-    ports::{MAX_JOINS, MAX_SQL_BYTES, MAX_SUBQUERIES, QueryRefusal},
+    ports::{MAX_JOINS, MAX_MASKED_BYTES, MAX_SQL_BYTES, MAX_SUBQUERIES, QueryLimits, QueryRefusal},
 };
 
 /// How many words, numbers, texts and signs a query has at most.
@@ -36,6 +36,34 @@ fn beyond<T>(what: &str, most: usize) -> Result<T> {
     Err(Error::invalid(format!(
         "the query has over {most} {what}, and may have no more"
     )))
+}
+
+/// A query without what it holds, as [`QueryEngine::masked`] has it.
+///
+/// [`QueryEngine::masked`]: dormouse_core::ports::QueryEngine::masked
+pub(super) fn masked(sql: &str) -> String {
+    let Ok(tokens) = Tokenizer::new(&GenericDialect {}, sql).tokenize() else {
+        return String::new();
+    };
+    let mut masked = String::new();
+    for token in tokens {
+        match token {
+            Token::Whitespace(_) if masked.ends_with(' ') => {}
+            Token::Whitespace(_) => masked.push(' '),
+            Token::Word(_) | Token::Placeholder(_) => masked += &token.to_string(),
+            Token::Number(..) | Token::DollarQuotedString(_) => masked.push('?'),
+            // There are a dozen kinds of texts, all in quotes.
+            token => match token.to_string() {
+                text if text.contains(['\'', '"', '`']) => masked.push('?'),
+                sign => masked += &sign,
+            },
+        }
+        if masked.len() > MAX_MASKED_BYTES {
+            masked.truncate(masked.floor_char_boundary(MAX_MASKED_BYTES));
+            break;
+        }
+    }
+    masked.trim().to_owned()
 }
 
 /// That a text is not too long, nor too deep, for what parses it.
@@ -114,14 +142,14 @@ pub(super) fn check_statement(statement: &Statement) -> Result<()> {
 }
 
 /// That a query is not too large with every name of `WITH` written out.
-pub(super) fn check_expanded(statement: &Statement) -> Result<()> {
+pub(super) fn check_expanded(statement: &Statement, limits: &QueryLimits) -> Result<()> {
     match statement {
-        Statement::Explain(explain) => check_expanded(&explain.statement),
+        Statement::Explain(explain) => check_expanded(&explain.statement, limits),
         Statement::Statement(statement) => {
             let mut size = Size::default();
             match statement.visit(&mut size) {
                 ControlFlow::Break(error) => Err(error),
-                ControlFlow::Continue(()) => Ok(()),
+                ControlFlow::Continue(()) => size.check(limits),
             }
         }
         _ => Ok(()),
@@ -131,7 +159,9 @@ pub(super) fn check_expanded(statement: &Statement) -> Result<()> {
 /// How large the part of a query is that was visited.
 #[derive(Default)]
 struct Size {
+    /// The query itself, those inside it, and those of `WITH`.
     queries: usize,
+    of_with: usize,
     joins: usize,
     grouping_sets: usize,
     /// The queries that the visit is inside of, the innermost last.
@@ -148,6 +178,18 @@ struct Inside {
 }
 
 impl Size {
+    /// That all of it is within what this query may have.
+    fn check(&self, limits: &QueryLimits) -> Result<()> {
+        let subqueries = self.queries.saturating_sub(1 + self.of_with);
+        if self.joins > limits.joins {
+            return beyond("joins", limits.joins);
+        }
+        match subqueries > limits.subqueries {
+            true => beyond("queries inside it", limits.subqueries),
+            false => Ok(()),
+        }
+    }
+
     fn add_tables(&mut self, more: usize) -> ControlFlow<Error> {
         let Some(inside) = self.inside.last_mut() else {
             return ControlFlow::Continue(());
@@ -199,7 +241,7 @@ impl Visitor for Size {
             return stopped(Err(refusal.into()));
         }
         self.queries += 1;
-        if self.queries > MAX_SUBQUERIES {
+        if self.queries > MAX_SUBQUERIES + 1 {
             return stopped(beyond("queries inside it", MAX_SUBQUERIES));
         }
         if let Some(with) = &query.with
@@ -209,6 +251,7 @@ impl Visitor for Size {
             return stopped(Err(refusal.into()));
         }
         let names = query.with.iter().flat_map(|with| &with.cte_tables);
+        self.of_with += query.with.as_ref().map_or(0, |with| with.cte_tables.len());
         self.inside.push(Inside {
             names: names.map(|table| table.alias.name.value.clone()).collect(),
             tables: 0,
@@ -259,5 +302,23 @@ impl Visitor for Size {
             ast::Expr::GroupingSets(sets) => self.add_grouping_sets(Some(sets.len())),
             _ => ControlFlow::Continue(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_query_holds_is_masked() {
+        let sql = "SELECT \"a b\", t.c * 1.5e3 -- of Alice\n FROM t /* of Bob */ WHERE n = 'it''s' AND x = $name \
+                   AND y IN (X'00ff', E'\\n', N'x', 42) AND z = $$text$$";
+        assert_eq!(
+            masked(sql),
+            "SELECT \"a b\", t.c * ? FROM t WHERE n = ? AND x = $name AND y IN (?, ?, ?, ?) AND z = ?"
+        );
+        assert_eq!(masked("SELECT 'unended"), "");
+        let long = masked(&"é, ".repeat(MAX_MASKED_BYTES));
+        assert!((MAX_MASKED_BYTES - 2..=MAX_MASKED_BYTES).contains(&long.len()));
     }
 }

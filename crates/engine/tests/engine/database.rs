@@ -11,8 +11,8 @@ use dormouse_core::{
     key::Key,
     partition::tree_from_split_points,
     ports::{
-        Clock, Progress, QueryEngine, QueryLimits, QueryRows, QuerySpec, QueryTables, RowEngine, RowFormat,
-        SystemClock, SystemIds, TableSnapshot, Truncated,
+        Clock, MAX_JOINS, MAX_SUBQUERIES, Progress, QueryEngine, QueryLimits, QueryRows, QuerySpec,
+        QueryTables, RowEngine, RowFormat, SystemClock, SystemIds, TableSnapshot, Truncated,
     },
     row_rules::RowRules,
     schema::{Column, DataType, Schema, TimeUnit},
@@ -304,6 +304,8 @@ impl Database {
                 bytes: None,
                 memory_bytes: 64 << 20,
                 disk_bytes: 64 << 20,
+                joins: MAX_JOINS,
+                subqueries: MAX_SUBQUERIES,
             },
         }
     }

@@ -178,6 +178,30 @@ async fn a_query_without_enough_memory_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_query_has_no_more_joins_and_queries_inside_it_than_it_may() {
+    let database = database().await;
+    let one_join = "SELECT count(*) FROM letters a JOIN letters b ON a.k = b.k";
+    let one_inside = "WITH a AS (SELECT k FROM letters), b AS (SELECT k FROM a) \
+                      SELECT count(*) FROM b WHERE k IN (SELECT k FROM letters)";
+    let report = async |sql: &str, joins, subqueries| {
+        let mut spec = database.spec(sql);
+        (spec.limits.joins, spec.limits.subqueries) = (joins, subqueries);
+        let answer = database.ask(spec, RowFormat::Csv).await;
+        answer.err().map(|error| error.report())
+    };
+    assert_eq!(report(one_join, 1, 0).await, None);
+    let refused = report(one_join, 0, 0).await.unwrap();
+    assert!(refused.contains("over 0 joins"), "{refused}");
+    let commas = report("SELECT 1 FROM letters a, letters b, letters c", 1, 0).await;
+    assert!(commas.unwrap().contains("over 1 joins"));
+    assert_eq!(report(one_inside, 0, 1).await, None);
+    let refused = report(one_inside, 0, 0).await.unwrap();
+    assert!(refused.contains("over 0 queries inside it"), "{refused}");
+    let explained = report(&format!("EXPLAIN {one_join}"), 0, 0).await;
+    assert!(explained.unwrap().contains("over 0 joins"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn csv_of_an_answer_tells_null_and_empty_text_apart() {
     let database = database().await;
     let sql = "SELECT * FROM (VALUES (1, ''), (2, NULL), (3, 'a,b')) AS t(n, text)";

@@ -6,7 +6,7 @@ use dormouse_core::{
     Error, ErrorKind, Result,
     bulk::{BulkFailure, BulkJob, FailureCode, JobEnd, JobProgress, JobRun},
     ids::RunId,
-    ports::{Delivery, QueryLimits, QueryOutput, QueryProgress, QuerySpec, QueueName, WrittenQuery},
+    ports::{Delivery, QueryOutput, QueryProgress, QuerySpec, QueueName, WrittenQuery},
     time::Timestamp,
 };
 use object_store::ObjectStoreExt;
@@ -15,7 +15,7 @@ use super::{
     pins::pinned_tables,
     results::{Manifest, data_name, manifest_path, results_path},
 };
-use crate::services::Services;
+use crate::{audit::Audit, services::Services};
 
 /// How long a run has its job after it was last heard of.
 pub(super) const LEASE: Duration = Duration::from_secs(60);
@@ -140,12 +140,7 @@ impl<'a> Run<'a> {
             sql: query.sql.clone(),
             parameters: query.parameters.clone(),
             tables: Arc::new(pinned_tables(services, &self.job, self.id).await?),
-            limits: QueryLimits {
-                rows: None,
-                bytes: None,
-                memory_bytes: services.settings.query_memory_bytes(),
-                disk_bytes: services.settings.query_disk_bytes(),
-            },
+            limits: services.settings.query_limits(),
         };
         let output = QueryOutput {
             store: services.exports.clone(),
@@ -193,8 +188,24 @@ impl<'a> Run<'a> {
                 tracing::info!(job = %self.job.id, run = %self.id, "run superseded");
                 Ok(())
             }
-            ended => ended.map(drop),
+            Err(error) => Err(error),
+            Ok(job) => {
+                self.audit(&job);
+                Ok(())
+            }
         }
+    }
+
+    fn audit(&self, job: &BulkJob) {
+        Audit {
+            tenant: &job.tenant,
+            job: job.id.as_str(),
+            sql: &job.query.sql,
+            status: job.state.as_str(),
+            took: job.updated.since(job.started.unwrap_or(job.updated)),
+            rows: job.result.as_ref().map(|result| result.rows),
+        }
+        .log(self.services.ports.queries.as_ref());
     }
 
     fn late(&self) -> JobEnd {
