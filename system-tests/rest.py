@@ -124,10 +124,10 @@ def serve(instance: Instance, *options: str, api_only: bool = False) -> Iterator
     assert "panicked" not in server.server.text(), server.server.text()
 
 
-def start(instance: Instance, *options: str, api_only: bool = False) -> Api:
+def start(instance: Instance, *options: str, api_only: bool = False, **environment: str) -> Api:
     """Starts a server with its API on a free port."""
     command = "api" if api_only else "serve"
-    server = instance.start(command, "--listen", "127.0.0.1:0", *options)
+    server = instance.start(command, "--listen", "127.0.0.1:0", *options, **environment)
     url = wait_for(lambda: url_of(server) or not server.runs(), f"{server.log} says where the API is", poll=0.01)
     assert server.runs(), f"the server ended with exit code {server.process.returncode}:\n{server.text()}"
     if not api_only:

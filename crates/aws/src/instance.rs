@@ -60,14 +60,20 @@ impl Location {
         };
         match set {
             Some(name) => Ok(name),
-            None => {
-                let account = self
-                    .account
-                    .get_or_try_init(async || self.clients.account().await)
-                    .await?;
-                self.names.bucket(part, account)
-            }
+            None => self.names.bucket(part, self.account().await?),
         }
+    }
+
+    /// The number of the account.
+    ///
+    /// # Errors
+    /// `Unavailable` when nobody tells it.
+    pub async fn account(&self) -> Result<&str> {
+        let account = self
+            .account
+            .get_or_try_init(async || self.clients.account().await)
+            .await?;
+        Ok(account)
     }
 
     /// A queue: its URL as the properties have it, or else its name.

@@ -5,6 +5,7 @@
 //! | [`clients`] | the services' clients, and where credentials, region and endpoints come from |
 //! | [`names`] | what the parts of an instance are called |
 //! | [`instance`] | finding an instance, and opening its adapters |
+//! | [`permissions`] | what each kind of process may do |
 //! | [`setup`] | making an instance's parts, and checking them |
 //! | [`item_store`] | items in DynamoDB |
 //! | [`queue`] | queues on SQS |
@@ -21,6 +22,7 @@ pub mod instance;
 pub mod item_store;
 pub mod names;
 pub mod objects;
+pub mod permissions;
 pub mod queue;
 pub mod setup;
 pub mod signer;

@@ -699,6 +699,24 @@ pub(crate) enum InstanceCommand {
     #[command(after_help = "Example:\n  dormouse instance check --instance prod\n\n\
         Ends with exit code 2 when something is wrong.")]
     Check,
+    /// Prints a policy of IAM: the least that workers and schedules of these kinds need. Changes nothing.
+    #[command(after_help = "Examples:\n  \
+        dormouse instance policy ingest --input-bucket my-landing --instance prod\n  \
+        dormouse instance policy export-splitter export --instance prod\n  \
+        dormouse instance policy --api --instance prod")]
+    Policy(PolicyArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct PolicyArgs {
+    #[arg(value_name = "KIND", required_unless_present = "api")]
+    pub(crate) kinds: Vec<WorkerKind>,
+    /// What `dormouse api` needs, too.
+    #[arg(long)]
+    pub(crate) api: bool,
+    /// A bucket that ingest jobs find their files in.
+    #[arg(long, value_name = "BUCKET")]
+    pub(crate) input_bucket: Vec<BucketName>,
 }
 
 #[derive(Debug, ClapArgs)]

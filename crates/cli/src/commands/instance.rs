@@ -2,11 +2,14 @@
 
 use std::process::ExitCode;
 
-use dormouse_aws::setup::{self, Finding, Part};
-use dormouse_core::{ErrorKind, Result};
+use dormouse_aws::{
+    permissions::{Arns, Role},
+    setup::{self, Finding, Part},
+};
+use dormouse_core::{Error, ErrorKind, Result};
 
 use crate::{
-    args::{Args, InstanceCommand},
+    args::{Args, InstanceCommand, PolicyArgs, WorkerKind},
     instance::{Found, find},
     printer::{self, Column, Printer},
 };
@@ -16,6 +19,35 @@ pub(super) async fn run(args: &Args, command: &InstanceCommand, printer: Printer
     match command {
         InstanceCommand::Init => init(&found, printer).await.map(|()| ExitCode::SUCCESS),
         InstanceCommand::Check => check(&found, printer).await,
+        InstanceCommand::Policy(args) => policy(&found, args, printer).await.map(|()| ExitCode::SUCCESS),
+    }
+}
+
+async fn policy(found: &Found, args: &PolicyArgs, printer: Printer) -> Result<()> {
+    let mut roles: Vec<Role> = args.kinds.iter().map(|kind| role(*kind)).collect();
+    roles.extend(args.api.then_some(Role::Api));
+    let arns = Arns::of(&found.location, &found.settings, args.input_bucket.clone()).await?;
+    let policy = arns.policy(&roles);
+    let text = serde_json::to_string_pretty(&policy)
+        .map_err(|error| Error::internal("a policy cannot be written").with_source(error))?;
+    printer.value(&policy, |_| text)
+}
+
+fn role(kind: WorkerKind) -> Role {
+    match kind {
+        WorkerKind::Ingest => Role::Ingest,
+        WorkerKind::ExportSplitter => Role::ExportSplitter,
+        WorkerKind::Export => Role::Export,
+        WorkerKind::Compaction => Role::Compaction,
+        WorkerKind::Splitter => Role::Splitter,
+        WorkerKind::Committer => Role::Committer,
+        WorkerKind::Query => Role::Query,
+        WorkerKind::CompactionPlanner => Role::CompactionPlanner,
+        WorkerKind::SplitFinder => Role::SplitFinder,
+        WorkerKind::Snapshots => Role::Snapshots,
+        WorkerKind::Gc => Role::Gc,
+        WorkerKind::Repair => Role::Repair,
+        WorkerKind::BulkSweep => Role::BulkSweep,
     }
 }
 
