@@ -5,18 +5,14 @@ Only the part of IAM that our policies use is here: statements that allow, with 
 
 from __future__ import annotations
 
-import contextlib
 import fnmatch
 import json
 import re
-import socketserver
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from faults import answer, exchange, read_request, target
+from proxy import Upstream, answer, before, exchange, target
 
 # An action on a resource, such as ("s3:GetObject", "bucket/key").
 Call = tuple[str, str]
@@ -95,28 +91,11 @@ def denied(head: bytes) -> bytes:
     return answer(403, b"<Error><Code>AccessDenied</Code><Message>not allowed</Message></Error>", "application/xml")
 
 
-@contextmanager
-def guarded(url: str, guard: Guard) -> Iterator[str]:
+def guarded(url: str, guard: Guard) -> AbstractContextManager[str]:
     """A proxy before the service at `url`, for as long as the block runs; yields its own URL."""
-    host, port = url.removeprefix("http://").split(":")
 
-    class Handler(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            with contextlib.suppress(ConnectionError):
-                request = read_request(self.request)
-                if request is None:
-                    return
-                may = [guard.allows(call) for call in calls(*request)]
-                self.request.sendall(exchange((host, int(port)), *request) if all(may) else denied(request[0]))
+    def carry(upstream: Upstream, head: bytes, body: bytes) -> bytes:
+        may = [guard.allows(call) for call in calls(head, body)]
+        return exchange(upstream, head, body) if all(may) else denied(head)
 
-    class Server(socketserver.ThreadingTCPServer):
-        allow_reuse_address = True
-        daemon_threads = True
-        request_queue_size = 128
-
-    with Server(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
+    return before(url, carry)

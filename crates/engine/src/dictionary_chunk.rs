@@ -37,7 +37,7 @@ use crate::{
 };
 
 /// Longer values are cut short in statistics, which is left to the Parquet writer.
-const MAX_VALUE_BYTES: usize = 64;
+pub(crate) const MAX_VALUE_BYTES: usize = 64;
 /// A dictionary has at most so many bytes.
 const MAX_DICTIONARY_BYTES: usize = 1 << 20;
 /// What is written for nothing in a dictionary.

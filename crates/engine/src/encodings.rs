@@ -2,7 +2,7 @@
 //!
 //! | Column | Encoding | Compression |
 //! |---|---|---|
-//! | few distinct values | dictionary | zstd |
+//! | few distinct values | dictionary | zstd; from codes (`dictionary_chunk`), where that takes a tenth off |
 //! | text or bytes, the first key column | delta byte array: neighbours share their fronts | zstd |
 //! | other text or bytes | delta length byte array | zstd |
 //! | integers, and all that is stored as such | delta binary packed | zstd where that takes a tenth off |

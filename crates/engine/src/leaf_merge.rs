@@ -369,7 +369,7 @@ impl<'a> Job<'a> {
             .map(|file| {
                 let groups = &row_groups[file];
                 LeafSource::new(&self.files[file], file, self.table, bounds, groups, tally)
-                    .map(|source| source.coded(coded))
+                    .map(|source| source.with_codes(coded))
             })
             .collect()
     }

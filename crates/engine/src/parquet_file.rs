@@ -204,12 +204,15 @@ impl Encoder {
         writer.close().map(EncodedChunk::Arrow).map_err(cannot_encode)
     }
 
-    /// Where a column that is not nested is among those of Parquet.
     fn leaf(&self, column: usize) -> Option<usize> {
-        let name = self.schema.field(column).name();
-        let mut leaves = self.leaves.columns().iter();
-        leaves.position(|leaf| matches!(leaf.path().parts(), [part] if part == name))
+        flat_leaf(&self.leaves, self.schema.field(column).name())
     }
+}
+
+/// Where a column that is not nested is among those of Parquet.
+pub(crate) fn flat_leaf(leaves: &SchemaDescriptor, name: &str) -> Option<usize> {
+    let mut leaves = leaves.columns().iter();
+    leaves.position(|leaf| matches!(leaf.path().parts(), [part] if part == name))
 }
 
 /// The codes of a column of a row group.

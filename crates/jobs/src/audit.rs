@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
-use dormouse_core::{ports::QueryEngine, tenants::TenantId};
+use dormouse_core::{bulk::BulkJob, ports::QueryEngine, tenants::TenantId};
+
+use crate::services::Services;
 
 /// A query that has ended.
 #[derive(Debug)]
@@ -22,6 +24,19 @@ pub struct Audit<'a> {
     pub took: Duration,
     /// How many rows it has; none when it has failed.
     pub rows: Option<u64>,
+}
+
+/// Writes the line of a bulk job that has ended.
+pub(crate) fn of_job(services: &Services, job: &BulkJob) {
+    Audit {
+        tenant: &job.tenant,
+        job: job.id.as_str(),
+        sql: &job.query.sql,
+        status: job.state.as_str(),
+        took: job.updated.since(job.started.unwrap_or(job.updated)),
+        rows: job.result.as_ref().map(|result| result.rows),
+    }
+    .log(services.ports.queries.as_ref());
 }
 
 impl Audit<'_> {

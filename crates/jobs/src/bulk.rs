@@ -29,7 +29,7 @@ use dormouse_core::{
 };
 
 use self::run::LEASE;
-use crate::services::Services;
+use crate::{audit, services::Services};
 
 pub use pins::pinned_tables;
 pub use results::{Manifest, manifest, results_path};
@@ -79,6 +79,7 @@ pub async fn close(services: &Services, tenant: &TenantId, id: &BulkJobId) -> Re
 /// As [`BulkJobs::abort`](dormouse_core::bulk::BulkJobs::abort).
 pub async fn abort(services: &Services, tenant: &TenantId, id: &BulkJobId) -> Result<BulkJob> {
     let job = services.bulk.abort(tenant, id, None).await?;
+    audit::of_job(services, &job);
     leave_to_sweep(after_end(services, &job).await);
     Ok(job)
 }

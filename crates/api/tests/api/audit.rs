@@ -6,6 +6,7 @@ use std::{
 };
 
 use dormouse_core::tenants::Scope;
+use dormouse_jobs::schedule::Schedule;
 use serde_json::{Value, json};
 
 use crate::harness::{Ask, World};
@@ -97,4 +98,14 @@ async fn each_bulk_job_is_one_line_when_it_ends() {
     world.ended("absent", json!({})).await;
     let [line] = &lines.take()[..] else { panic!() };
     assert_eq!((&line["status"], line.get("rows")), (&json!("Failed"), None));
+    let path = world.job("t", json!({})).await;
+    world.patch(&path, "Aborted").await.expect(200);
+    let [line] = &lines.take()[..] else { panic!() };
+    assert_eq!((&line["status"], line.get("rows")), (&json!("Aborted"), None));
+    // One that nobody starts in time is the sweep's.
+    world.job("t", json!({})).await;
+    world.sleep(25 * 3600).await;
+    Schedule::Bulk.run_once(&world.services).await.unwrap();
+    let [line] = &lines.take()[..] else { panic!() };
+    assert_eq!((&line["status"], line.get("rows")), (&json!("Aborted"), None));
 }

@@ -9,12 +9,13 @@ use parquet::{
 };
 
 use super::source::MergeFile;
-use crate::{dictionary::Dictionaries, input::Input, table::TableSchema};
+use crate::{
+    dictionary::Dictionaries, dictionary_chunk::MAX_VALUE_BYTES, input::Input, parquet_file::flat_leaf,
+    table::TableSchema,
+};
 
 /// The dictionaries that a column has in all row groups of a piece have so many bytes at most, as they are stored.
-const MAX_DICTIONARY_BYTES: u64 = 1 << 20;
-/// Texts have so many bytes on average, at most.
-const MAX_VALUE_BYTES: u64 = 64;
+const MAX_STORED_BYTES: u64 = 1 << 20;
 
 /// A piece with codes in some columns.
 pub(super) struct CodedPiece {
@@ -40,7 +41,7 @@ impl CodedPiece {
             let mut bytes =
                 pieces.map(|(file, groups)| dictionary_bytes(&file.input, table, *column, groups));
             let all = bytes.try_fold(0, |sum: u64, bytes| Some(sum.saturating_add(bytes?)));
-            all.is_some_and(|all| all <= MAX_DICTIONARY_BYTES)
+            all.is_some_and(|all| all <= MAX_STORED_BYTES)
         };
         let columns: Vec<usize> = codable.iter().copied().filter(suits).collect();
         if columns.is_empty() {
@@ -66,9 +67,8 @@ fn dictionary_bytes(
     row_groups: &Range<usize>,
 ) -> Option<u64> {
     let footer = input.footer();
-    let name = table.arrow.field(column).name();
-    let mut leaves = footer.file_metadata().schema_descr().columns().iter();
-    let leaf = leaves.position(|leaf| matches!(leaf.path().parts(), [part] if part == name))?;
+    let leaves = footer.file_metadata().schema_descr();
+    let leaf = flat_leaf(leaves, table.arrow.field(column).name())?;
     let groups = footer.row_groups().get(row_groups.clone())?.iter();
     let mut bytes = groups.map(|group| dictionary_of(group.column(leaf)));
     bytes.try_fold(0, |sum: u64, bytes| Some(sum.saturating_add(bytes?)))
@@ -80,7 +80,11 @@ fn dictionary_of(chunk: &ColumnChunkMetaData) -> Option<u64> {
         return None;
     }
     if chunk.column_type() == PhysicalType::BYTE_ARRAY {
-        let most = chunk.num_values().unsigned_abs().saturating_mul(MAX_VALUE_BYTES);
+        // On average; longer ones would not be written from codes.
+        let most = chunk
+            .num_values()
+            .unsigned_abs()
+            .saturating_mul(MAX_VALUE_BYTES as u64);
         chunk
             .unencoded_byte_array_data_bytes()
             .filter(|bytes| bytes.unsigned_abs() <= most)?;

@@ -137,7 +137,7 @@ pub(crate) struct LeafSource<'a> {
     file: &'a MergeFile,
     number: usize,
     table: TableSchema,
-    coding: Option<&'a CodedPiece>,
+    coded: Option<&'a CodedPiece>,
     /// By column.
     translations: Vec<Translation>,
     bounds: &'a KeyBounds,
@@ -164,7 +164,7 @@ impl<'a> LeafSource<'a> {
             file,
             number,
             table: table.clone(),
-            coding: None,
+            coded: None,
             translations: Vec::new(),
             bounds,
             row_groups: touched.into(),
@@ -181,8 +181,8 @@ impl<'a> LeafSource<'a> {
     }
 
     /// The same rows, with codes.
-    pub(crate) fn coded(self, coding: Option<&'a CodedPiece>) -> Self {
-        let Some(of) = coding else { return self };
+    pub(crate) fn with_codes(self, coded: Option<&'a CodedPiece>) -> Self {
+        let Some(of) = coded else { return self };
         Self {
             translations: of
                 .table
@@ -191,25 +191,25 @@ impl<'a> LeafSource<'a> {
                 .iter()
                 .map(|_| Translation::default())
                 .collect(),
-            coding,
+            coded,
             ..self
         }
     }
 
     fn input(&self) -> &'a Input {
-        match self.coding {
+        match self.coded {
             None => &self.file.input,
-            Some(coding) => &coding.inputs[self.number],
+            Some(coded) => &coded.inputs[self.number],
         }
     }
 
     /// The columns of a batch.
     fn columns(&mut self, rows: &Rows) -> Result<Vec<ArrayRef>> {
         let object = self.file.input.object();
-        let Some(coding) = self.coding else {
+        let Some(coded) = self.coded else {
             return rows.conformed(object, &self.table);
         };
-        let (table, mut dictionaries) = (&self.table, coding.dictionaries.borrow_mut());
+        let (table, mut dictionaries) = (&self.table, coded.dictionaries.borrow_mut());
         let translations = self.translations.iter_mut().enumerate();
         translations
             .map(|(column, translation)| {
@@ -246,12 +246,12 @@ impl<'a> LeafSource<'a> {
         if from >= until {
             return Ok(None);
         }
-        let table = self.coding.map_or(&self.table, |coding| &coding.table);
+        let table = self.coded.map_or(&self.table, |coded| &coded.table);
         let batch = table.batch(columns)?.slice(from, until - from);
         let mut digest = RowDigest::default();
         if self.hashes {
             let nothing = Dictionaries::default();
-            let coded = self.coding.map(|coding| coding.dictionaries.borrow());
+            let coded = self.coded.map(|coded| coded.dictionaries.borrow());
             let dictionaries = coded.as_deref().unwrap_or(&nothing);
             let (columns, rows) = (batch.columns(), batch.num_rows());
             self.digester.hash_coded_rows(columns, dictionaries, rows)?;

@@ -15,7 +15,7 @@ use super::{
     pins::pinned_tables,
     results::{Manifest, data_name, manifest_path, results_path},
 };
-use crate::{audit::Audit, services::Services};
+use crate::{audit, services::Services};
 
 /// How long a run has its job after it was last heard of.
 pub(super) const LEASE: Duration = Duration::from_secs(60);
@@ -190,22 +190,10 @@ impl<'a> Run<'a> {
             }
             Err(error) => Err(error),
             Ok(job) => {
-                self.audit(&job);
+                audit::of_job(self.services, &job);
                 Ok(())
             }
         }
-    }
-
-    fn audit(&self, job: &BulkJob) {
-        Audit {
-            tenant: &job.tenant,
-            job: job.id.as_str(),
-            sql: &job.query.sql,
-            status: job.state.as_str(),
-            took: job.updated.since(job.started.unwrap_or(job.updated)),
-            rows: job.result.as_ref().map(|result| result.rows),
-        }
-        .log(self.services.ports.queries.as_ref());
     }
 
     fn late(&self) -> JobEnd {

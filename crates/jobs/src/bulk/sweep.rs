@@ -19,7 +19,7 @@ use super::{
     run::{MAX_RUNS, too_late},
     send,
 };
-use crate::{schedule::each, services::Services};
+use crate::{audit, schedule::each, services::Services};
 
 /// How often one process goes over the jobs that have ended.
 const LOOK_PERIOD: Duration = Duration::from_secs(600);
@@ -205,7 +205,9 @@ async fn tend(services: &Services, job: BulkJob, is_ready: bool) -> Result<()> {
 
 /// What comes after a job was ended here.
 async fn ended(services: &Services, job: impl Future<Output = Result<BulkJob>>) -> Result<()> {
-    after_end(services, &job.await?).await
+    let job = job.await?;
+    audit::of_job(services, &job);
+    after_end(services, &job).await
 }
 
 async fn remove_results(services: &Services, job: &BulkJob) -> Result<()> {
