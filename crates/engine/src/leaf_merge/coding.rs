@@ -91,3 +91,52 @@ fn dictionary_of(chunk: &ColumnChunkMetaData) -> Option<u64> {
     }
     u64::try_from(chunk.data_page_offset() - chunk.dictionary_page_offset()?).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+    use bytes::Bytes;
+    use parquet::{
+        arrow::{
+            ArrowWriter,
+            arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions},
+        },
+        file::properties::WriterProperties,
+    };
+
+    use super::*;
+
+    /// What is said of the one chunk of a file with this column.
+    fn dictionary(values: ArrayRef, properties: WriterProperties) -> Option<u64> {
+        let batch = RecordBatch::try_from_iter([("v", values)]).unwrap();
+        let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties)).unwrap();
+        writer.write(&batch).unwrap();
+        let bytes = Bytes::from(writer.into_inner().unwrap());
+        let file = ArrowReaderMetadata::load(&bytes, ArrowReaderOptions::new()).unwrap();
+        dictionary_of(file.metadata().row_group(0).column(0))
+    }
+
+    #[test]
+    fn only_columns_that_are_all_in_dictionaries_of_short_values_suit() {
+        let texts = |length: usize| -> ArrayRef {
+            let texts = (0..3000).map(|row| format!("{:0length$}", row % 30));
+            Arc::new(StringArray::from_iter_values(texts))
+        };
+        let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values((0..3000).map(|row| row % 30)));
+        let whole = WriterProperties::default;
+        assert!(dictionary(numbers.clone(), whole()).is_some_and(|bytes| (240..400).contains(&bytes)));
+        assert!(dictionary(texts(64), whole()).is_some());
+        assert_eq!(dictionary(texts(65), whole()), None);
+        let plain = || WriterProperties::builder().set_dictionary_enabled(false).build();
+        assert_eq!(dictionary(numbers, plain()), None);
+        assert_eq!(dictionary(texts(9), plain()), None);
+        // A dictionary that became too large, and values written out behind it.
+        let given_up = WriterProperties::builder()
+            .set_dictionary_page_size_limit(100)
+            .set_write_batch_size(10)
+            .build();
+        assert_eq!(dictionary(texts(9), given_up), None);
+    }
+}
