@@ -81,8 +81,11 @@ class Work:
         """Checks that an export holds exactly the jobs that had been committed at its transaction."""
         then = export.manifest["transaction"]
         reports = self.instance.json("jobs", "list", "--kind", "ingest", "--limit", "1000")
-        committed = {run["transaction"]: report["job"] for report in reports for run in report["runs"] if run["transaction"]}
-        expected = [self.inputs[job] for transaction, job in committed.items() if transaction <= then]
+        # One transaction may commit several jobs.
+        committed = {
+            report["job"]: run["transaction"] for report in reports for run in report["runs"] if run["transaction"]
+        }
+        expected = [self.inputs[job] for job, transaction in committed.items() if transaction <= then]
         if expected:
             assert_same_rows(relation(expected), export.relation)
         else:
