@@ -4,10 +4,12 @@
 //! * Several writes are one `TransactWriteItems` with a client token, so the call may be made again when its
 //!   answer is lost. A single write is a `PutItem` or `DeleteItem`, which has no token: once an answer was lost, a
 //!   condition that does not hold may be this call's own doing, and the answer is `Unavailable`.
+//! * Many items are read by `BatchGetItem` and written by `BatchWriteItem`, which do each by itself.
 //! * An item that expires has `expiresAt` in epoch milliseconds, which decides, and `ttl` in epoch seconds, by
 //!   which DynamoDB removes it some time later.
 
 mod attributes;
+mod batches;
 
 pub(crate) use self::attributes::TTL;
 
@@ -25,8 +27,9 @@ use dormouse_core::{
     collections::Collection,
     ports::{
         Clock, Condition, Ids, Item, ItemKey, ItemStore, Order, Range, Sort, Write,
-        item_store::{check_range, check_sort, check_writes},
+        item_store::{check_items, check_range, check_sort, check_writes},
     },
+    time::Timestamp,
 };
 
 use self::attributes::{EXPIRES_AT, from_attributes, key_attributes, sort_value, to_attributes, value_of};
@@ -355,6 +358,10 @@ fn is_end(bound: &Bound<Sort>, sort: &Sort) -> bool {
     matches!(bound, Bound::Excluded(end) if end == sort)
 }
 
+fn is_live(item: &Item, now: Timestamp) -> bool {
+    item.expires.is_none_or(|expires| expires > now)
+}
+
 #[async_trait]
 impl ItemStore for DynamoItemStore {
     async fn get(&self, key: &ItemKey) -> Result<Option<Item>> {
@@ -377,7 +384,28 @@ impl ItemStore for DynamoItemStore {
             .item
             .map(|attributes| from_attributes(key.collection, attributes))
             .transpose()?;
-        Ok(item.filter(|item| item.expires.is_none_or(|expires| expires > now)))
+        Ok(item.filter(|item| is_live(item, now)))
+    }
+
+    async fn get_all(&self, keys: &[ItemKey]) -> Result<Vec<Option<Item>>> {
+        if let [key] = keys {
+            return Ok(vec![self.get(key).await?]);
+        }
+        for key in keys {
+            check_sort(key.collection, &key.sort)?;
+        }
+        let found = self.read_batches(keys).await?;
+        let now = self.clock.now();
+        let live = |key| found.get(key).filter(|item| is_live(item, now)).cloned();
+        Ok(keys.iter().map(live).collect())
+    }
+
+    async fn put_all(&self, items: Vec<Item>) -> Result<()> {
+        if let [item] = &items[..] {
+            return self.put(item.clone(), Condition::None).await;
+        }
+        check_items(&items)?;
+        self.write_batches(&items).await
     }
 
     async fn query(
@@ -423,7 +451,7 @@ impl ItemStore for DynamoItemStore {
                 let sort = &item.key.sort;
                 if !is_end(&range.start, sort)
                     && !is_end(&range.end, sort)
-                    && item.expires.is_none_or(|expires| expires > now)
+                    && is_live(&item, now)
                     && items.len() < limit
                 {
                     items.push(item);

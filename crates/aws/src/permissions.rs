@@ -155,7 +155,11 @@ impl Grants {
 
     fn track(&mut self) -> &mut Self {
         self.add(KEEP_ITEM, On::Table(Collection::JobStatus))
-            .tables(PUT_ITEM, [Collection::JobEvents, Collection::JobTimes])
+            .add(&["BatchGetItem"], On::Table(Collection::JobStatus))
+            .tables(
+                &["PutItem", "BatchWriteItem"],
+                [Collection::JobEvents, Collection::JobTimes],
+            )
     }
 
     fn table(&mut self) -> &mut Self {

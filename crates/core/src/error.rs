@@ -101,6 +101,11 @@ impl Error {
         }
     }
 
+    /// The error for one more who asked for the same: its kind, and its report as the message.
+    pub fn copied(&self) -> Self {
+        Self::new(self.kind, self.report())
+    }
+
     /// What to do next.
     pub fn kind(&self) -> ErrorKind {
         self.kind

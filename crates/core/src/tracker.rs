@@ -6,6 +6,7 @@
 //! (`jobs::repair`).
 
 mod event;
+mod record;
 mod report;
 mod store;
 

@@ -54,7 +54,7 @@ impl Acknowledgements {
             .await
             .map_err(|error| from_sdk("acknowledging messages", error));
         let outcome = |place: usize| match &sent {
-            Err(error) => Err(Error::new(error.kind(), error.report())),
+            Err(error) => Err(error.copied()),
             Ok(sent) => sent
                 .failed
                 .iter()

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt::Debug, ops::Bound};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::try_join_all;
 
 use crate::{
     collections::{Collection, SortKind},
@@ -44,6 +45,30 @@ pub trait ItemStore: Debug + Send + Sync {
     /// `Conflict` when the condition does not hold.
     async fn delete(&self, key: ItemKey, condition: Condition) -> Result<()> {
         self.transact(vec![Write::Delete { key, condition }]).await
+    }
+
+    /// The items with these keys, in their order, each read by itself.
+    async fn get_all(&self, keys: &[ItemKey]) -> Result<Vec<Option<Item>>> {
+        try_join_all(keys.iter().map(|key| self.get(key))).await
+    }
+
+    /// Writes whole items, whatever is there, each by itself: after a failure some may be written, and others not.
+    ///
+    /// # Errors
+    /// `Invalid` for two items with one key.
+    async fn put_all(&self, items: Vec<Item>) -> Result<()> {
+        check_items(&items)?;
+        let mut writes = items.into_iter().map(|item| Write::Put {
+            item,
+            condition: Condition::None,
+        });
+        loop {
+            let some: Vec<Write> = writes.by_ref().take(MAX_TRANSACTION_WRITES).collect();
+            if some.is_empty() {
+                return Ok(());
+            }
+            self.transact(some).await?;
+        }
     }
 
     /// Items of one partition whose sort keys are in `range`, in sort key order, at most `limit`.
@@ -437,33 +462,47 @@ pub fn check_range(collection: Collection, range: &Range) -> Result<()> {
 /// # Errors
 /// `Invalid`, with the limit that was passed.
 pub fn check_writes(writes: &[Write]) -> Result<()> {
-    for write in writes {
-        check_sort(write.key().collection, &write.key().sort)?;
-    }
     if writes.len() > MAX_TRANSACTION_WRITES {
         return Err(Error::invalid(format!(
             "a transaction of {} writes is over the limit of {MAX_TRANSACTION_WRITES}",
             writes.len()
         )));
     }
-    let mut keys: Vec<_> = writes.iter().map(Write::key).collect();
+    check_keys(writes.iter().map(Write::key))?;
+    writes.iter().try_for_each(|write| match write {
+        Write::Put { item, .. } => check_size(item),
+        Write::Delete { .. } | Write::Check { .. } => Ok(()),
+    })
+}
+
+/// Checks the keys and sizes of [`ItemStore::put_all`], the same in every adapter.
+///
+/// # Errors
+/// `Invalid`, with what is wrong.
+pub fn check_items(items: &[Item]) -> Result<()> {
+    check_keys(items.iter().map(|item| &item.key))?;
+    items.iter().try_for_each(check_size)
+}
+
+fn check_keys<'a>(keys: impl Iterator<Item = &'a ItemKey>) -> Result<()> {
+    let mut keys: Vec<_> = keys.collect();
+    for key in &keys {
+        check_sort(key.collection, &key.sort)?;
+    }
     keys.sort_unstable();
-    if let Some(pair) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(Error::invalid(format!(
-            "a transaction writes {:?} twice",
-            pair[0]
-        )));
+    match keys.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(Error::invalid(format!("{:?} is written twice at once", pair[0]))),
+        None => Ok(()),
     }
-    for write in writes {
-        if let Write::Put { item, .. } = write {
-            let bytes = item.encoded_bytes();
-            if bytes > MAX_ITEM_BYTES {
-                return Err(Error::invalid(format!(
-                    "item {:?} of {bytes} bytes is over the limit of {MAX_ITEM_BYTES}",
-                    item.key
-                )));
-            }
-        }
+}
+
+fn check_size(item: &Item) -> Result<()> {
+    let bytes = item.encoded_bytes();
+    match bytes > MAX_ITEM_BYTES {
+        true => Err(Error::invalid(format!(
+            "item {:?} of {bytes} bytes is over the limit of {MAX_ITEM_BYTES}",
+            item.key
+        ))),
+        false => Ok(()),
     }
-    Ok(())
 }

@@ -3,14 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    event::{Event, EventKind, JobKey, JobStatus},
+    event::{Event, JobKey, JobStatus},
+    record::Telling,
     report::JobReport,
 };
 use crate::{
     collections::Collection,
     error::{Error, ErrorKind, Result},
     file::{Checksum, RowDigest},
-    ids::{JobId, JobKind, RunId, SubExportId, TableId},
+    ids::{JobId, JobKind, SubExportId, TableId},
     key::KeyRange,
     plan::export::ExportPlan,
     ports::{Clock, Condition, Ids, Item, ItemKey, ItemStore, Order, Range, Sort, Write},
@@ -18,15 +19,8 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 
-/// How often a report is tried to be changed before its event is given up to the repair.
-const MAX_ATTEMPTS: u32 = 20;
-
-/// The longest text of a rejected message that is kept.
-const MAX_MESSAGE_CHARS: usize = 4000;
-
-/// The most reasons of one event that are kept, and the longest.
-const MAX_REASONS: usize = 5;
-const MAX_REASON_CHARS: usize = 1000;
+/// How often a part of an export is tried to be recorded.
+const MAX_ATTEMPTS: u32 = 100;
 
 /// How many places of a list of jobs one query asks for.
 const LIST_PAGE: usize = 200;
@@ -143,22 +137,23 @@ impl PartsProgress {
 /// Reads and writes what became of jobs.
 #[derive(Clone, Debug)]
 pub struct Tracker {
-    items: Arc<dyn ItemStore>,
-    clock: Arc<dyn Clock>,
-    ids: Arc<dyn Ids>,
-    retention: Duration,
+    pub(super) items: Arc<dyn ItemStore>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) ids: Arc<dyn Ids>,
+    pub(super) retention: Duration,
+    pub(super) telling: Arc<Telling>,
 }
 
-fn table_text(table: Option<&TableId>) -> &str {
+pub(super) fn table_text(table: Option<&TableId>) -> &str {
     table.map_or("-", TableId::as_str)
 }
 
-fn status_key(key: &JobKey) -> ItemKey {
+pub(super) fn status_key(key: &JobKey) -> ItemKey {
     let sort = format!("{}|{}", key.kind, table_text(key.table.as_ref()));
     ItemKey::new(Collection::JobStatus, key.job.as_str(), sort)
 }
 
-fn events_partition(key: &JobKey) -> String {
+pub(super) fn events_partition(key: &JobKey) -> String {
     format!("{}|{}|{}", key.kind, table_text(key.table.as_ref()), key.job)
 }
 
@@ -168,35 +163,7 @@ fn parts_partition(plan: &ExportPlan) -> String {
     format!("{}|{}|{}", plan.table_id, plan.export_id, plan.pin)
 }
 
-fn clip(text: &str, limit: usize) -> String {
-    match text.char_indices().nth(limit) {
-        Some((at, _)) => format!("{}…", &text[..at]),
-        None => text.to_owned(),
-    }
-}
-
-fn clip_reasons(reasons: &mut Vec<String>) {
-    reasons.truncate(MAX_REASONS);
-    for reason in reasons {
-        *reason = clip(reason, MAX_REASON_CHARS);
-    }
-}
-
-fn clipped(mut event: Event) -> Event {
-    match &mut event.kind {
-        EventKind::Rejected { reasons, message } => {
-            clip_reasons(reasons);
-            *message = clip(message, MAX_MESSAGE_CHARS);
-        }
-        EventKind::Retrying { reasons }
-        | EventKind::Failed { reasons }
-        | EventKind::PartFailed { reasons, .. } => clip_reasons(reasons),
-        _ => {}
-    }
-    event
-}
-
-fn decode(item: &Item) -> Result<JobReport> {
+pub(super) fn decode(item: &Item) -> Result<JobReport> {
     serde_json::from_str(item.text("report")?)
         .map_err(|error| Error::corrupt(format!("job report {:?} is damaged", item.key)).with_source(error))
 }
@@ -214,130 +181,8 @@ impl Tracker {
             clock,
             ids,
             retention,
+            telling: Arc::default(),
         }
-    }
-
-    /// Records what happened to a run of a job, now.
-    ///
-    /// # Errors
-    /// Errors of the item store.
-    pub async fn record(
-        &self,
-        key: &JobKey,
-        table_name: Option<&str>,
-        run: (&RunId, u32),
-        kind: EventKind,
-    ) -> Result<JobReport> {
-        let (run, attempt) = run;
-        let event = clipped(Event {
-            at: self.clock.now(),
-            run: run.clone(),
-            attempt,
-            kind,
-        });
-        let expires = event.at.plus(self.retention);
-        if event.kind.is_kept() {
-            let part = match &event.kind {
-                EventKind::PartFailed { part, .. } => format!("|{part}"),
-                _ => String::new(),
-            };
-            let sort = format!("{attempt:04}|{run}|{}{part}", event.kind.name());
-            let body = serde_json::to_string(&event)
-                .map_err(|error| Error::internal("an event cannot be encoded").with_source(error))?;
-            let item = Item::new(ItemKey::new(Collection::JobEvents, events_partition(key), sort))
-                .with("event", event.kind.name())
-                .with("at", event.at)
-                .with("body", body)
-                .expiring(expires);
-            self.items.put(item, Condition::None).await?;
-        }
-        let mut last_error = None;
-        for attempt in 0..MAX_ATTEMPTS {
-            if attempt > 0 {
-                self.clock
-                    .sleep(self.ids.jitter(Duration::from_millis(20 << attempt.min(6))))
-                    .await;
-            }
-            match self.fold(key, table_name, &event, expires).await {
-                Err(error) if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Unavailable) => {
-                    last_error = Some(error);
-                }
-                result => return result,
-            }
-        }
-        let error = Error::unavailable(format!("the report of job {} could not be changed", key.job));
-        Err(match last_error {
-            Some(source) => error.with_source(source),
-            None => error,
-        })
-    }
-
-    async fn fold(
-        &self,
-        key: &JobKey,
-        table_name: Option<&str>,
-        event: &Event,
-        expires: Timestamp,
-    ) -> Result<JobReport> {
-        let status_key = status_key(key);
-        let stored = self.items.get(&status_key).await?;
-        let (mut report, version) = match &stored {
-            Some(item) => (decode(item)?, item.number("version")?),
-            None => (
-                JobReport::new(key.clone(), table_name.map(str::to_owned), event.at),
-                0,
-            ),
-        };
-        let before = report.clone();
-        report.record(event);
-        if stored.is_some() && report == before {
-            return Ok(report);
-        }
-        let body = serde_json::to_string(&report)
-            .map_err(|error| Error::internal("a job report cannot be encoded").with_source(error))?;
-        let listed = match &stored {
-            Some(item) => item.text("listed")?.to_owned(),
-            None => format!(
-                "{:013}|{}|{}|{}",
-                event.at.as_millis().max(0),
-                key.job,
-                key.kind,
-                table_text(key.table.as_ref())
-            ),
-        };
-        let item = Item::new(status_key)
-            .with("kind", key.kind.as_str())
-            .with("tableId", table_text(key.table.as_ref()))
-            .with("tableName", report.table_name.as_deref().unwrap_or("-"))
-            .with("status", report.status.as_str())
-            .with("created", report.created)
-            .with("updated", report.updated)
-            .with("rowsRead", report.rows_read())
-            .with("rowsWritten", report.rows_written())
-            .with("reasons", report.reasons().join("\n"))
-            .with("report", body)
-            .with("version", version + 1)
-            .with("listed", listed.as_str())
-            .expiring(expires);
-        let condition = if version == 0 {
-            Condition::NotExists
-        } else {
-            Condition::equals("version", version)
-        };
-        let mut writes = vec![Write::Put { item, condition }];
-        if version == 0 {
-            let index = Item::new(ItemKey::new(Collection::JobTimes, event.at.day(), listed))
-                .with("jobId", key.job.as_str())
-                .with("kind", key.kind.as_str())
-                .with("tableId", table_text(key.table.as_ref()))
-                .expiring(expires.plus(self.retention));
-            writes.push(Write::Put {
-                item: index,
-                condition: Condition::None,
-            });
-        }
-        self.items.transact(writes).await?;
-        Ok(report)
     }
 
     /// The report of one job.
@@ -523,7 +368,7 @@ impl Tracker {
         .with("body", body)
         .expiring(expires);
         let progress_key = ItemKey::new(Collection::ExportParts, &partition, PROGRESS);
-        for attempt in 0..MAX_ATTEMPTS * 5 {
+        for attempt in 0..MAX_ATTEMPTS {
             if attempt > 0 {
                 self.clock
                     .sleep(self.ids.jitter(Duration::from_millis(5 << attempt.min(8))))

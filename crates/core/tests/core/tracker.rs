@@ -23,7 +23,10 @@ use dormouse_core::{
         Tracker,
     },
 };
-use futures::future::join;
+use futures::{
+    FutureExt,
+    future::{join, try_join_all},
+};
 
 use crate::{
     faulty_items::FaultyItems,
@@ -454,6 +457,7 @@ async fn a_report_that_cannot_be_changed_is_tried_for_a_while() {
         rows_read: 4,
         rows_written: 0,
     };
+    world.record(&ingest("j"), EventKind::Started).await;
     *items.refusal.lock().unwrap() = Some(ErrorKind::Conflict);
     let error = tracker
         .record(&ingest("j"), None, (&run, 1), progress())
@@ -503,6 +507,62 @@ async fn no_event_is_lost_between_reporters_whose_writes_fail() {
         let rows: Vec<_> = report.runs.iter().map(|run| run.rows_read).collect();
         assert_eq!(rows, [reported, reported]);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_that_come_meanwhile_are_written_together() {
+    let world = World::new();
+    let (items, tracker) = world.faulty();
+    let run = run("run-1");
+    let keys: Vec<JobKey> = (0..50).map(|i| ingest(&format!("j{i:02}"))).collect();
+    items.closed.store(true, Relaxed);
+    let first = tracker.record(&keys[0], None, (&run, 1), EventKind::Started);
+    let others = keys.iter().flat_map(|key| {
+        let last = tracker.record(key, None, (&run, 1), committed());
+        let first = tracker.record(key, None, (&run, 1), EventKind::Accepted { input_files: 2 });
+        [last, first]
+    });
+    let others = async {
+        items.arrived.notified().await;
+        items.closed.store(false, Relaxed);
+        let others = try_join_all(others);
+        items.gate.notify_one();
+        others.await
+    };
+    let (first, others) = join(first, others).await;
+    assert_eq!(first.unwrap().status, JobStatus::InProgress);
+    for report in others.unwrap() {
+        assert_eq!((report.status, report.input_files), (JobStatus::Finished, 2));
+    }
+    // The first event with its job's place, and its report; 100 events with 49 places, and 50 reports.
+    assert_eq!(items.writes.load(Relaxed), 2 + 2 + 50);
+    assert_eq!(world.listed(JobFilter::default()).await.len(), 50);
+    for key in &keys[1..] {
+        let events = world.tracker.events(key).await.unwrap();
+        let kept: Vec<_> = events.iter().map(|event| event.kind.name()).collect();
+        assert_eq!(kept, ["accepted", "committed"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_are_written_though_another_reporter_is_dropped() {
+    let world = World::new();
+    let (items, tracker) = world.faulty();
+    let run = run("run-1");
+    items.closed.store(true, Relaxed);
+    let keys = ["gone", "first", "second"].map(ingest);
+    let record = |key| tracker.record(key, None, (&run, 1), EventKind::Started);
+    let mut gone = Box::pin(record(&keys[0]));
+    let mut first = Box::pin(record(&keys[1]));
+    let mut second = Box::pin(record(&keys[2]));
+    assert!(gone.as_mut().now_or_never().is_none());
+    assert!(first.as_mut().now_or_never().is_none() && second.as_mut().now_or_never().is_none());
+    drop(gone);
+    // Its turn goes to the first, who writes for both and is dropped too.
+    assert!(first.as_mut().now_or_never().is_none());
+    drop(first);
+    items.closed.store(false, Relaxed);
+    assert_eq!(second.await.unwrap().status, JobStatus::InProgress);
 }
 
 /// The plan of an export of two leaves, held by this pin.

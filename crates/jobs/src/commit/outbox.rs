@@ -128,10 +128,11 @@ impl TableOutbox {
         };
         let call = |commits: Vec<Commit>, under_way: UnderWay| async move {
             let sent = send(services, table, &commits).await.map(|()| under_way);
-            let sent = sent.map_err(|error| (error.kind(), error.report()));
-            let each = commits.iter().map(|_| sent.clone());
-            each.map(|sent| sent.map_err(|(kind, text)| Error::new(kind, text)))
-                .collect()
+            let each = commits.iter().map(|_| match &sent {
+                Ok(under_way) => Ok(under_way.clone()),
+                Err(error) => Err(error.copied()),
+            });
+            each.collect()
         };
         self.sending
             .send(commit, MAX_COMMITS_A_MESSAGE, ready, call)

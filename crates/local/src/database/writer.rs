@@ -136,7 +136,7 @@ fn run(mut connection: Connection, turns: &Turns, operations: &Receiver<Box<dyn 
         for operation in group {
             operation.answer(match &outcome {
                 Ok(()) => Ok(()),
-                Err(error) => Err(Error::new(error.kind(), error.report())),
+                Err(error) => Err(error.copied()),
             });
         }
     }
