@@ -1,7 +1,7 @@
 //! What each kind of process may do: the least that it needs.
 //!
 //! A policy is put together from grants, each of some actions on one part of the instance. Transactions of DynamoDB
-//! need the permissions of their parts; a batch of messages needs that for one; every part of an upload is a
+//! need the permissions of their parts, batches of items one of their own; a batch of messages needs that for one; every part of an upload is a
 //! `PutObject`, and a copy a `GetObject` and a `PutObject`. `sts:GetCallerIdentity` needs none.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -154,12 +154,10 @@ impl Grants {
     }
 
     fn track(&mut self) -> &mut Self {
-        self.add(KEEP_ITEM, On::Table(Collection::JobStatus))
-            .add(&["BatchGetItem"], On::Table(Collection::JobStatus))
-            .tables(
-                &["PutItem", "BatchWriteItem"],
-                [Collection::JobEvents, Collection::JobTimes],
-            )
+        self.add(KEEP_ITEM, On::Table(Collection::JobStatus)).tables(
+            &["PutItem", "BatchWriteItem"],
+            [Collection::JobEvents, Collection::JobTimes],
+        )
     }
 
     fn table(&mut self) -> &mut Self {

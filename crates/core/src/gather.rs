@@ -11,7 +11,8 @@ use crate::error::{Error, Result};
 
 /// Things that wait to be sent, each with an answer of its own.
 ///
-/// Nothing runs in the background: whoever has something to send sends for all that wait, in turn.
+/// Nothing runs in the background: whoever has something to send sends for all that wait, in turn. What whoever asked
+/// was dropped for is not sent, unless it was on its way.
 #[derive(Debug)]
 pub struct Gather<T, A> {
     waiting: Mutex<VecDeque<(T, oneshot::Sender<Result<A>>)>>,
@@ -61,6 +62,7 @@ impl<T, A> Gather<T, A> {
             let made_ready = ready().await;
             let (things, answers): (Vec<_>, Vec<_>) = {
                 let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+                waiting.retain(|(_, answer)| !answer.is_closed());
                 let count = waiting.len().min(max.max(1));
                 waiting.drain(..count).unzip()
             };
@@ -127,5 +129,24 @@ mod tests {
         assert!(second.as_mut().now_or_never().is_none());
         drop(first);
         second.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_any_more_is_not_sent() {
+        let gather = Gather::<u8, Vec<u8>>::default();
+        let send = |thing| {
+            gather.send(
+                thing,
+                3,
+                async || yield_now().await,
+                async |things: Vec<u8>, ()| things.iter().map(|_| Ok(things.clone())).collect(),
+            )
+        };
+        let mut first = Box::pin(send(1));
+        let mut second = Box::pin(send(2));
+        assert!(first.as_mut().now_or_never().is_none());
+        assert!(second.as_mut().now_or_never().is_none());
+        drop(first);
+        assert_eq!(second.await.unwrap(), [2]);
     }
 }

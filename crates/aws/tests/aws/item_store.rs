@@ -80,6 +80,42 @@ async fn what_is_turned_away_is_tried_again_and_then_unavailable() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_batch_leaves_undone_is_done_by_the_next() {
+    let Store { proxy, store, .. } = &store().await;
+    let items: Vec<Item> = (0..30)
+        .map(|number| item(&format!("f{number:02}"), number))
+        .collect();
+    proxy.next("BatchWriteItem", refusal("ThrottlingException"));
+    proxy.next("BatchWriteItem", Fault::LoseReply);
+    store.put_all(items.clone()).await.unwrap();
+    for item in &items {
+        assert_eq!(store.get(&item.key).await.unwrap().as_ref(), Some(item));
+    }
+
+    let table = Names::new("test").expect("names").table_prefix() + Collection::Heads.as_str();
+    let key = Collection::Heads.partition_attribute();
+    let put = format!(r#"{{"PutRequest":{{"Item":{{"{key}":{{"S":"left"}},"n":{{"N":"1"}}}}}}}}"#);
+    let answer = format!(r#"{{"UnprocessedItems":{{"{table}":[{put}]}}}}"#);
+    proxy.next("BatchWriteItem", Fault::Answer(200, answer));
+    store
+        .put_all(vec![item("left", 1), item("done", 1)])
+        .await
+        .unwrap();
+    // The answer is not true of the other one.
+    assert_eq!(store.get(&item("done", 1).key).await.unwrap(), None);
+    assert_eq!(
+        store.get(&item("left", 1).key).await.unwrap(),
+        Some(item("left", 1))
+    );
+    assert_eq!(proxy.left(), 0);
+    for _ in 0..20 {
+        proxy.next("BatchWriteItem", refusal("ThrottlingException"));
+    }
+    let error = store.put_all(items).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{}", error.report());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_whose_answer_was_lost_happens_once() {
     let Store { proxy, store, .. } = &store().await;
     store.put(item("b", 1), Condition::None).await.unwrap();

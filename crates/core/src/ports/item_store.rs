@@ -4,7 +4,6 @@ use std::{collections::BTreeMap, fmt::Debug, ops::Bound};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::future::try_join_all;
 
 use crate::{
     collections::{Collection, SortKind},
@@ -45,11 +44,6 @@ pub trait ItemStore: Debug + Send + Sync {
     /// `Conflict` when the condition does not hold.
     async fn delete(&self, key: ItemKey, condition: Condition) -> Result<()> {
         self.transact(vec![Write::Delete { key, condition }]).await
-    }
-
-    /// The items with these keys, in their order, each read by itself.
-    async fn get_all(&self, keys: &[ItemKey]) -> Result<Vec<Option<Item>>> {
-        try_join_all(keys.iter().map(|key| self.get(key))).await
     }
 
     /// Writes whole items, whatever is there, each by itself: after a failure some may be written, and others not.

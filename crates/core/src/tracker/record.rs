@@ -1,12 +1,13 @@
-//! Writing down what happens to jobs, the events of one process that come together in few calls.
+//! Writing down what happens to jobs.
 //!
-//! Of the jobs concerned the reports are read. The events are written, and the places in the list of jobs that are new;
-//! last each report that has changed, provided that nobody has changed it since. A place whose report was not written
-//! is no job's: a list has it left out.
+//! First the event is written. The job's report takes it in, and is written provided that nobody has changed it since.
+//! A job that is new gets its place in the list of jobs before its report: a place whose report was not written is no
+//! job's, and a list has it left out.
+//!
+//! Events and places that tasks of a process write at the same time go together. Each is written by itself where that
+//! fails, so that none suffers from another.
 
-use std::{collections::BTreeMap, time::Duration};
-
-use futures::future::join_all;
+use std::time::Duration;
 
 use super::{
     event::{Event, EventKind, JobKey},
@@ -25,8 +26,8 @@ use crate::{
 /// How often a report is tried to be changed before its event is given up to the repair.
 const MAX_ATTEMPTS: u32 = 20;
 
-/// The most events that are written together.
-const MAX_EVENTS: usize = 100;
+/// The most items that are written together.
+const MAX_TOGETHER: usize = 25;
 
 /// The longest text of a rejected message that is kept.
 const MAX_MESSAGE_CHARS: usize = 4000;
@@ -35,34 +36,8 @@ const MAX_MESSAGE_CHARS: usize = 4000;
 const MAX_REASONS: usize = 5;
 const MAX_REASON_CHARS: usize = 1000;
 
-/// Events on their way to the tracker.
-pub(super) type Telling = Gather<Told, Heard>;
-
-/// An event, and whose it is.
-#[derive(Clone, Debug)]
-pub(super) struct Told {
-    key: JobKey,
-    table_name: Option<String>,
-    event: Event,
-}
-
-/// What became of an event.
-#[derive(Debug)]
-pub(super) enum Heard {
-    Recorded(JobReport),
-    /// The events themselves could not be written.
-    Not(Error),
-}
-
-/// A report that has taken in some events.
-struct Change {
-    report: JobReport,
-    /// The version that is stored, 0 for none, and the place in the list.
-    version: i64,
-    listed: String,
-    is_changed: bool,
-    expires: Timestamp,
-}
+/// Events and places on their way to the store.
+pub(super) type Writing = Gather<Item, ()>;
 
 fn clip(text: &str, limit: usize) -> String {
     match text.char_indices().nth(limit) {
@@ -92,96 +67,58 @@ fn clipped(mut kind: EventKind) -> EventKind {
     kind
 }
 
-impl Told {
-    /// The event as it is kept, if it is.
-    fn item(&self, expires: Timestamp) -> Result<Option<Item>> {
-        let Self { key, event, .. } = self;
-        if !event.kind.is_kept() {
-            return Ok(None);
-        }
-        let part = match &event.kind {
+impl Event {
+    /// The event of a job as it is kept.
+    fn item(&self, key: &JobKey, expires: Timestamp) -> Result<Item> {
+        let part = match &self.kind {
             EventKind::PartFailed { part, .. } => format!("|{part}"),
             _ => String::new(),
         };
-        let sort = format!("{:04}|{}|{}{part}", event.attempt, event.run, event.kind.name());
-        let body = serde_json::to_string(event)
+        let sort = format!("{:04}|{}|{}{part}", self.attempt, self.run, self.kind.name());
+        let body = serde_json::to_string(self)
             .map_err(|error| Error::internal("an event cannot be encoded").with_source(error))?;
-        let item = Item::new(ItemKey::new(Collection::JobEvents, events_partition(key), sort))
-            .with("event", event.kind.name())
-            .with("at", event.at)
-            .with("body", body)
-            .expiring(expires);
-        Ok(Some(item))
+        Ok(
+            Item::new(ItemKey::new(Collection::JobEvents, events_partition(key), sort))
+                .with("event", self.kind.name())
+                .with("at", self.at)
+                .with("body", body)
+                .expiring(expires),
+        )
     }
 }
 
-impl Change {
-    /// What some events make of the report that is stored.
-    fn of(stored: Option<&Item>, events: &[&Told], expires: Timestamp) -> Result<Self> {
-        let first = events[0];
-        let key = &first.key;
-        let (mut report, version, listed) = match stored {
-            Some(item) => (
-                decode(item)?,
-                item.number("version")?,
-                item.text("listed")?.to_owned(),
-            ),
-            None => (
-                JobReport::new(key.clone(), first.table_name.clone(), first.event.at),
-                0,
-                format!(
-                    "{:013}|{}|{}|{}",
-                    first.event.at.as_millis().max(0),
-                    key.job,
-                    key.kind,
-                    table_text(key.table.as_ref())
-                ),
-            ),
-        };
-        let before = report.clone();
-        for told in events {
-            report.record(&told.event);
-        }
-        Ok(Self {
-            is_changed: version == 0 || report != before,
-            report,
-            version,
-            listed,
-            expires,
-        })
-    }
-
-    /// The place of a job that is new.
-    fn place(&self, at: Timestamp, expires: Timestamp) -> Option<Item> {
-        let key = &self.report.key;
-        (self.version == 0).then(|| {
-            Item::new(ItemKey::new(Collection::JobTimes, at.day(), self.listed.as_str()))
-                .with("jobId", key.job.as_str())
-                .with("kind", key.kind.as_str())
-                .with("tableId", table_text(key.table.as_ref()))
-                .expiring(expires)
-        })
-    }
-
-    fn item(&self) -> Result<Item> {
-        let report = &self.report;
-        let body = serde_json::to_string(report)
+impl JobReport {
+    /// The report as it is stored, at a version, of a job with this place in the list.
+    fn item(&self, version: i64, listed: &str, expires: Timestamp) -> Result<Item> {
+        let body = serde_json::to_string(self)
             .map_err(|error| Error::internal("a job report cannot be encoded").with_source(error))?;
-        Ok(Item::new(status_key(&report.key))
-            .with("kind", report.key.kind.as_str())
-            .with("tableId", table_text(report.key.table.as_ref()))
-            .with("tableName", report.table_name.as_deref().unwrap_or("-"))
-            .with("status", report.status.as_str())
-            .with("created", report.created)
-            .with("updated", report.updated)
-            .with("rowsRead", report.rows_read())
-            .with("rowsWritten", report.rows_written())
-            .with("reasons", report.reasons().join("\n"))
+        Ok(Item::new(status_key(&self.key))
+            .with("kind", self.key.kind.as_str())
+            .with("tableId", table_text(self.key.table.as_ref()))
+            .with("tableName", self.table_name.as_deref().unwrap_or("-"))
+            .with("status", self.status.as_str())
+            .with("created", self.created)
+            .with("updated", self.updated)
+            .with("rowsRead", self.rows_read())
+            .with("rowsWritten", self.rows_written())
+            .with("reasons", self.reasons().join("\n"))
             .with("report", body)
-            .with("version", self.version + 1)
-            .with("listed", self.listed.as_str())
-            .expiring(self.expires))
+            .with("version", version)
+            .with("listed", listed)
+            .expiring(expires))
     }
+}
+
+/// The place in the list of a job that was first heard of at a time, and how it is called.
+fn place(key: &JobKey, at: Timestamp, expires: Timestamp) -> (String, Item) {
+    let table = table_text(key.table.as_ref());
+    let listed = format!("{:013}|{}|{}|{table}", at.as_millis().max(0), key.job, key.kind);
+    let item = Item::new(ItemKey::new(Collection::JobTimes, at.day(), listed.as_str()))
+        .with("jobId", key.job.as_str())
+        .with("kind", key.kind.as_str())
+        .with("tableId", table)
+        .expiring(expires);
+    (listed, item)
 }
 
 impl Tracker {
@@ -197,16 +134,16 @@ impl Tracker {
         kind: EventKind,
     ) -> Result<JobReport> {
         let (run, attempt) = run;
-        let told = Told {
-            key: key.clone(),
-            table_name: table_name.map(str::to_owned),
-            event: Event {
-                at: self.clock.now(),
-                run: run.clone(),
-                attempt,
-                kind: clipped(kind),
-            },
+        let event = Event {
+            at: self.clock.now(),
+            run: run.clone(),
+            attempt,
+            kind: clipped(kind),
         };
+        let expires = event.at.plus(self.retention);
+        if event.kind.is_kept() {
+            self.write(event.item(key, expires)?).await?;
+        }
         let mut last_error = None;
         for attempt in 0..MAX_ATTEMPTS {
             if attempt > 0 {
@@ -214,16 +151,11 @@ impl Tracker {
                     .sleep(self.ids.jitter(Duration::from_millis(20 << attempt.min(6))))
                     .await;
             }
-            let telling =
-                self.telling
-                    .send(told.clone(), MAX_EVENTS, async || (), |told, ()| self.tell(told));
-            match telling.await {
-                Ok(Heard::Recorded(report)) => return Ok(report),
-                Ok(Heard::Not(error)) => return Err(error),
+            match self.fold(key, table_name, &event, expires).await {
                 Err(error) if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Unavailable) => {
                     last_error = Some(error);
                 }
-                Err(error) => return Err(error),
+                result => return result,
             }
         }
         let error = Error::unavailable(format!("the report of job {} could not be changed", key.job));
@@ -233,65 +165,53 @@ impl Tracker {
         })
     }
 
-    /// Writes events down, and answers for each.
-    async fn tell(&self, told: Vec<Told>) -> Vec<Result<Heard>> {
-        match self.try_to_tell(&told).await {
-            Ok(heard) => heard,
-            Err(error) => told.iter().map(|_| Err(error.copied())).collect(),
+    async fn fold(
+        &self,
+        key: &JobKey,
+        table_name: Option<&str>,
+        event: &Event,
+        expires: Timestamp,
+    ) -> Result<JobReport> {
+        let stored = self.items.get(&status_key(key)).await?;
+        let Some(stored) = stored else {
+            let mut report = JobReport::new(key.clone(), table_name.map(str::to_owned), event.at);
+            report.record(event);
+            let (listed, place) = place(key, event.at, expires.plus(self.retention));
+            self.write(place).await?;
+            let item = report.item(1, &listed, expires)?;
+            self.items.put(item, Condition::NotExists).await?;
+            return Ok(report);
+        };
+        let before = decode(&stored)?;
+        let mut report = before.clone();
+        report.record(event);
+        if report != before {
+            let version = stored.number("version")?;
+            let item = report.item(version + 1, stored.text("listed")?, expires)?;
+            self.items
+                .put(item, Condition::equals("version", version))
+                .await?;
         }
+        Ok(report)
     }
 
-    async fn try_to_tell(&self, told: &[Told]) -> Result<Vec<Result<Heard>>> {
-        let mut jobs: BTreeMap<&JobKey, Vec<&Told>> = BTreeMap::new();
-        for told in told {
-            jobs.entry(&told.key).or_default().push(told);
+    /// Writes an item, whatever is there.
+    async fn write(&self, item: Item) -> Result<()> {
+        let together = self.writing.send(
+            item.clone(),
+            MAX_TOGETHER,
+            async || (),
+            async |items, ()| {
+                let written = self.items.put_all(items.clone()).await;
+                let each = items
+                    .iter()
+                    .map(|_| written.as_ref().map(|()| ()).map_err(Error::copied));
+                each.collect()
+            },
+        );
+        match together.await {
+            Ok(()) => Ok(()),
+            Err(_) => self.items.put(item, Condition::None).await,
         }
-        let keys: Vec<ItemKey> = jobs.keys().map(|key| status_key(key)).collect();
-        let stored = self.items.get_all(&keys).await?;
-        let mut items = BTreeMap::new();
-        let mut changes = Vec::with_capacity(jobs.len());
-        for ((key, events), stored) in jobs.iter().zip(&stored) {
-            let mut expires = Timestamp::default();
-            for told in events {
-                expires = expires.max(told.event.at.plus(self.retention));
-                if let Some(item) = told.item(told.event.at.plus(self.retention))? {
-                    items.insert(item.key.clone(), item);
-                }
-            }
-            let change = Change::of(stored.as_ref(), events, expires);
-            let at = events[0].event.at;
-            let place = change
-                .as_ref()
-                .ok()
-                .and_then(|change| change.place(at, expires.plus(self.retention)));
-            items.extend(place.map(|place| (place.key.clone(), place)));
-            changes.push((*key, change));
-        }
-        if let Err(error) = self.items.put_all(items.into_values().collect()).await {
-            return Ok(told.iter().map(|_| Ok(Heard::Not(error.copied()))).collect());
-        }
-        let reports = changes
-            .into_iter()
-            .map(async |(key, change)| (key, self.put_report(change).await));
-        let reports: BTreeMap<&JobKey, Result<JobReport>> = join_all(reports).await.into_iter().collect();
-        Ok(told
-            .iter()
-            .map(|told| match &reports[&told.key] {
-                Ok(report) => Ok(Heard::Recorded(report.clone())),
-                Err(error) => Err(error.copied()),
-            })
-            .collect())
-    }
-
-    async fn put_report(&self, change: Result<Change>) -> Result<JobReport> {
-        let change = change?;
-        if change.is_changed {
-            let condition = match change.version {
-                0 => Condition::NotExists,
-                version => Condition::equals("version", version),
-            };
-            self.items.put(change.item()?, condition).await?;
-        }
-        Ok(change.report)
     }
 }

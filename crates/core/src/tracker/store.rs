@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     event::{Event, JobKey, JobStatus},
-    record::Telling,
+    record::Writing,
     report::JobReport,
 };
 use crate::{
@@ -141,7 +141,7 @@ pub struct Tracker {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) ids: Arc<dyn Ids>,
     pub(super) retention: Duration,
-    pub(super) telling: Arc<Telling>,
+    pub(super) writing: Arc<Writing>,
 }
 
 pub(super) fn table_text(table: Option<&TableId>) -> &str {
@@ -181,7 +181,7 @@ impl Tracker {
             clock,
             ids,
             retention,
-            telling: Arc::default(),
+            writing: Arc::default(),
         }
     }
 
@@ -335,7 +335,7 @@ impl Tracker {
         let Some(status) = self.items.get(&status_key(&key)).await? else {
             return Ok(None);
         };
-        // A job that was forgotten and came back has a second place.
+        // A job that was forgotten and came back has a second place, and one whose first report was not written.
         if status.text("listed")? != place {
             return Ok(None);
         }
