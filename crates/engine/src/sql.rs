@@ -10,6 +10,7 @@
 //! | `workers` | the threads that queries run on |
 //! | `statement`, `plan` | what a statement may be; from its text to a plan |
 //! | `session` | what a query may call and use |
+//! | `decimals` | literals of decimals at the scale of what they are added to |
 //! | `growth`, `operators` | functions and operators that refuse to make what is too long |
 //! | `run`, `windows`, `pauses`, `passing` | running a plan; the memory of windows; turns for others; the node of both |
 //! | `table` | a table at a transaction: which leaves, files and rows a filter leaves to read |
@@ -25,6 +26,7 @@
 mod answer;
 mod chains;
 mod csv;
+mod decimals;
 mod encode;
 mod failure;
 mod growth;

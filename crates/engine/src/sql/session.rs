@@ -15,7 +15,7 @@ use datafusion::{
 };
 use dormouse_core::{Error, Result, ports::QueryLimits};
 
-use super::{growth::bounded, operators::BoundedOperators};
+use super::{decimals::AlignedDecimals, growth::bounded, operators::BoundedOperators};
 
 /// How many of those that hold most memory are named when there is not enough.
 const NAMED_CONSUMERS: NonZeroUsize = NonZeroUsize::new(3).unwrap();
@@ -66,6 +66,7 @@ pub(super) fn session(threads: NonZeroUsize, spill: &Path, limits: &QueryLimits)
         // They compute what no bound is known for.
         .with_higher_order_functions(Vec::new())
         .with_expr_planners(planners)
+        .with_optimizer_rule(Arc::new(AlignedDecimals))
         .build();
     // What functions take for now.
     session.mark_start_execution();

@@ -87,6 +87,24 @@ async fn plans_read_only_the_leaves_and_files_whose_keys_fit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn decimal_literals_have_the_scale_of_what_they_are_added_to() {
+    let database = database().await;
+    let sum =
+        |literal: &str| format!("SELECT {literal} - CAST(s AS DECIMAL(15, 2)) FROM letters WHERE k = 'p050'");
+    let plan = database.lines(&format!("EXPLAIN {}", sum("1"))).await.join("\n");
+    assert!(plan.contains("Decimal128(1.00,22,2)"), "{plan}");
+    let filtered = "EXPLAIN SELECT k FROM fractions WHERE 1 - CAST(k AS DECIMAL(15, 2)) > 0";
+    let plan = database.lines(filtered).await.join("\n");
+    assert!(
+        plan.contains("Decimal128(1.00,22,2)") && !plan.contains("Decimal128(1,20,0)"),
+        "{plan}"
+    );
+    let spec = database.spec(&sum("1"));
+    let (text, _) = database.ask(spec, RowFormat::Csv).await.unwrap();
+    assert_eq!(text, "Int64(1) - letters.s\n-49.00\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rows_beyond_a_limit_are_cut_off_and_it_is_told() {
     let database = database().await;
     let spec = |rows, bytes| {
