@@ -77,12 +77,16 @@ def parts_of(cache: Path, name: str, files: list[Path], conditions: list[str]) -
 
 
 def cases(cache: Path, rows: int, wanted: set[str]) -> list[Case]:
-    """The three cases of `rows` rows in all."""
+    """The cases of `rows` rows in all."""
     made = []
     sleeper = generate(cache / f"sleeper-{rows}", "sleeper", "--rows", str(rows), "--files", "8")
     if "overlapping" in wanted:
         data, files = make_table(cache, f"overlapping-{rows}", sleeper, "key", "timestamp")
         made.append(Case(f"overlapping-{rows}", data, files, rows, "key", "timestamp"))
+    if "long" in wanted:
+        long = generate(cache / f"sleeper-long-{rows}", "sleeper", "--rows", str(rows), "--files", "8", "--value-letters", "100")
+        data, files = make_table(cache, f"long-{rows}", long, "key", "timestamp")
+        made.append(Case(f"long-{rows}", data, files, rows, "key", "timestamp"))
     if "lineitem" in wanted:
         scale = rows / 6_000_000
         ordered = generate(cache / f"lineitem-{scale:.4f}", "lineitem", "--scale", f"{scale:.4f}", "--files", "8")
@@ -221,7 +225,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=8_000_000, help="rows in all of each case")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--cases", default="overlapping,lineitem,disjoint,amplification", help="which to run")
+    parser.add_argument("--cases", default="overlapping,long,lineitem,disjoint,amplification", help="which to run; long: Sleeper rows with values of 100 letters")
     parser.add_argument("--memory", default="2GB", help="DuckDB's memory limit")
     parser.add_argument("--json", type=Path, help="also write the ratios here")
     args = parser.parse_args()

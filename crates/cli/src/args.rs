@@ -771,6 +771,9 @@ pub(crate) struct GenerateArgs {
     /// sleeper: how many rows in all.
     #[arg(long, default_value_t = 1_000_000)]
     pub(crate) rows: u64,
+    /// sleeper: how many letters a value has; a standard row has 10.
+    #[arg(long, value_name = "LETTERS", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) value_letters: u16,
     /// sleeper: the seed of the random rows.
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,

@@ -24,15 +24,22 @@ use tpchgen_arrow::{LineItemArrow, RecordBatchIterator};
 
 const BATCH_ROWS: usize = 8192;
 
-/// How many letters a key and a value of a Sleeper row have.
-const LETTERS: usize = 10;
+/// How many letters a key of a Sleeper row has.
+const KEY_LETTERS: usize = 10;
 
 /// Writes `rows` rows of Sleeper's standard form in random order: `key` of ten random lower-case letters,
-/// `timestamp` from 0 to 10^10, `value` of ten random letters, none nullable. The same seed gives the same rows.
+/// `timestamp` from 0 to 10^10, `value` of `value_letters` random letters, ten in a standard row; none nullable. The
+/// same seed gives the same rows.
 ///
 /// # Errors
 /// `Unavailable` when a file cannot be written.
-pub fn sleeper(directory: &Path, rows: u64, files: u32, seed: u64) -> Result<Vec<PathBuf>> {
+pub fn sleeper(
+    directory: &Path,
+    rows: u64,
+    files: u32,
+    value_letters: usize,
+    seed: u64,
+) -> Result<Vec<PathBuf>> {
     let schema = Arc::new(Schema::new(vec![
         Field::new("key", DataType::Utf8, false),
         Field::new("timestamp", DataType::Int64, false),
@@ -46,16 +53,21 @@ pub fn sleeper(directory: &Path, rows: u64, files: u32, seed: u64) -> Result<Vec
         let batches = std::iter::from_fn(move || {
             let count = left.min(BATCH_ROWS as u64) as usize;
             left -= count as u64;
-            (count > 0).then(|| sleeper_batch(&batch_schema, count, &mut rng))
+            (count > 0).then(|| sleeper_batch(&batch_schema, count, value_letters, &mut rng))
         });
         (schema.clone(), batches)
     })
 }
 
-fn sleeper_batch(schema: &Arc<Schema>, rows: usize, rng: &mut StdRng) -> Result<RecordBatch> {
-    let keys = letters(rows, rng);
+fn sleeper_batch(
+    schema: &Arc<Schema>,
+    rows: usize,
+    value_letters: usize,
+    rng: &mut StdRng,
+) -> Result<RecordBatch> {
+    let keys = letters(rows, KEY_LETTERS, rng);
     let timestamps: Int64Array = (0..rows).map(|_| rng.random_range(0..10_000_000_000)).collect();
-    let values = letters(rows, rng);
+    let values = letters(rows, value_letters, rng);
     RecordBatch::try_new(
         schema.clone(),
         vec![Arc::new(keys), Arc::new(timestamps), Arc::new(values)],
@@ -63,11 +75,11 @@ fn sleeper_batch(schema: &Arc<Schema>, rows: usize, rng: &mut StdRng) -> Result<
     .map_err(|error| Error::internal("a batch cannot be made").with_source(error))
 }
 
-fn letters(rows: usize, rng: &mut impl Rng) -> StringArray {
-    let mut text = String::with_capacity(LETTERS);
+fn letters(rows: usize, length: usize, rng: &mut impl Rng) -> StringArray {
+    let mut text = String::with_capacity(length);
     StringArray::from_iter_values((0..rows).map(|_| {
         text.clear();
-        text.extend((0..LETTERS).map(|_| char::from(rng.random_range(b'a'..=b'z'))));
+        text.extend((0..length).map(|_| char::from(rng.random_range(b'a'..=b'z'))));
         text.clone()
     }))
 }

@@ -40,6 +40,7 @@ pub(super) async fn run(context: &Context, args: &DemoArgs) -> Result<()> {
         output: source,
         files: FILES,
         rows: 0,
+        value_letters: 0,
         seed: 0,
         scale: args.scale,
     })?;

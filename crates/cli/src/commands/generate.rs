@@ -25,7 +25,10 @@ pub(super) fn write(args: &GenerateArgs) -> Result<Vec<PathBuf>> {
         Error::invalid(format!("cannot make directory {}", args.output.display())).with_source(error)
     })?;
     match args.dataset {
-        Dataset::Sleeper => generate::sleeper(&args.output, args.rows, args.files, args.seed),
+        Dataset::Sleeper => {
+            let letters = usize::from(args.value_letters);
+            generate::sleeper(&args.output, args.rows, args.files, letters, args.seed)
+        }
         Dataset::Lineitem => generate::lineitem(&args.output, args.scale, args.files),
     }
 }
