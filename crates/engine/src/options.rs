@@ -25,9 +25,9 @@ pub struct FileLayout {
     pub row_group_rows: usize,
     /// Rows of a page, at most. Default: 16,384.
     pub page_rows: usize,
-    /// A thread merges about so many bytes of Parquet at a time: enough that the pages read twice, where one piece
-    /// ends and the next begins, do not matter; few enough that what is made before its turn fits in memory.
-    /// Default: 8 MiB.
+    /// A thread merges about so many bytes of Parquet at a time, and up to eight times as many where pages are large:
+    /// enough that the pages read twice, where one piece ends and the next begins, do not matter much; few enough that
+    /// what is made before its turn fits in memory. Default: 8 MiB.
     pub piece_bytes: u64,
     /// Row groups of fewer rows, and of less than 8 MiB, are never copied as they are, lest they stay small for
     /// ever. Default: 32,768.

@@ -17,6 +17,14 @@ use crate::options::FileLayout;
 /// Row groups of so many bytes are worth a copy, however few rows they have.
 const COPIED_BYTES: u64 = 8 << 20;
 
+/// A piece has about so many pages of each input at least: those where one piece ends and the next begins are decoded
+/// for both.
+const PAGES_OF_INPUT: u64 = 4;
+/// But it has at most so many times the bytes that pieces usually have,
+const MOST_GROWTH: u64 = 8;
+/// and there are so many pieces, for threads to work on.
+const LEAST_PIECES: u64 = 8;
+
 /// A row group of an input, as its footer describes it.
 #[derive(Clone, Debug)]
 pub(crate) struct RowGroup {
@@ -178,6 +186,15 @@ fn between(inputs: &[Vec<RowGroup>], copies: &[Copied]) -> Vec<Stretch> {
     stretches
 }
 
+/// How many bytes a piece of a merge has, where a page of each input has so many in all.
+fn piece_bytes(layout: FileLayout, bytes: u64, pages: u64) -> u64 {
+    let usual = layout.piece_bytes.max(1);
+    let wanted = pages.saturating_mul(PAGES_OF_INPUT);
+    let most = usual.saturating_mul(MOST_GROWTH).min(bytes / LEAST_PIECES);
+    let about = wanted.min(most).max(usual);
+    bytes.div_ceil((bytes / about).max(1))
+}
+
 /// Cuts one merge into pieces.
 fn cut<E>(
     bounds: &KeyBounds,
@@ -193,14 +210,16 @@ fn cut<E>(
         .map(|group| group.bytes)
         .sum();
     let mut lower = bounds.lower.clone();
-    let pieces_wanted = bytes / layout.piece_bytes.max(1);
-    if pieces_wanted > 1 {
+    if bytes / layout.piece_bytes.max(1) > 1 {
         let mut found = Vec::new();
         for (input, range) in row_groups.iter().enumerate() {
             found.extend(marks(input, range.clone())?);
         }
         found.sort_by(|a, b| a.key.cmp(&b.key));
-        let piece_bytes = bytes.div_ceil(pieces_wanted);
+        let merged = row_groups.iter().filter(|range| !range.is_empty()).count();
+        let pages: u64 = found.iter().map(|mark| mark.bytes).sum();
+        let page = pages / (found.len() as u64).max(1);
+        let piece_bytes = piece_bytes(layout, bytes, merged as u64 * page);
         let mut done = 0;
         for mark in found {
             if done >= piece_bytes {
@@ -229,4 +248,53 @@ fn cut<E>(
         row_groups,
     });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout(piece_bytes: u64) -> FileLayout {
+        FileLayout {
+            piece_bytes,
+            ..FileLayout::default()
+        }
+    }
+
+    #[test]
+    fn pieces_are_larger_where_pages_are() {
+        let of = |bytes, pages| piece_bytes(layout(1000), bytes, pages);
+        assert_eq!(of(100_000, 100), 1000, "ten pages of each input");
+        assert_eq!(of(100_000, 1000), 4000);
+        assert_eq!(of(100_000, 10_000), 8334, "no more than eight times as large");
+        assert_eq!(of(20_000, 1000), 2500, "no fewer than eight pieces");
+        assert_eq!(of(5000, 1000), 1000, "which are as large as usual");
+    }
+
+    #[test]
+    fn a_merge_of_large_pages_is_cut_into_fewer_pieces() {
+        let groups = |input: i64| {
+            vec![RowGroup {
+                rows: 1000,
+                bytes: 100_000,
+                span: Some((KeyValue::Int64(input), KeyValue::Int64(1000 - input))),
+                may_copy: false,
+            }]
+        };
+        let inputs = [groups(0), groups(1)];
+        let pieces = |page: u64| {
+            let marks = |input: usize, _: Range<usize>| {
+                let starts = (0..100_000 / page).map(|start| Mark {
+                    key: KeyValue::Int64((start * page / 100) as i64 + input as i64),
+                    bytes: page,
+                });
+                Ok::<_, ()>(starts.collect())
+            };
+            plan(&KeyBounds::default(), &inputs, layout(1000), marks)
+                .unwrap()
+                .len()
+        };
+        assert!((180..=200).contains(&pieces(100)), "{}", pieces(100));
+        assert!((22..=25).contains(&pieces(1000)), "{}", pieces(1000));
+    }
 }
