@@ -203,9 +203,10 @@ impl Tracker {
             async || (),
             async |items, ()| {
                 let written = self.items.put_all(items.clone()).await;
-                let each = items
-                    .iter()
-                    .map(|_| written.as_ref().map(|()| ()).map_err(Error::copied));
+                let each = items.iter().map(|_| match &written {
+                    Ok(()) => Ok(()),
+                    Err(error) => Err(error.copied()),
+                });
                 each.collect()
             },
         );
