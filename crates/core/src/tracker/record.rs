@@ -201,9 +201,10 @@ impl Tracker {
             item.clone(),
             MAX_TOGETHER,
             async || (),
-            async |items, ()| {
-                let written = self.items.put_all(items.clone()).await;
-                let each = items.iter().map(|_| match &written {
+            async |items: Vec<Item>, ()| {
+                let count = items.len();
+                let written = self.items.put_all(items).await;
+                let each = (0..count).map(|_| match &written {
                     Ok(()) => Ok(()),
                     Err(error) => Err(error.copied()),
                 });
