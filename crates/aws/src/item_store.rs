@@ -29,7 +29,6 @@ use dormouse_core::{
         Clock, Condition, Ids, Item, ItemKey, ItemStore, Order, Range, Sort, Write,
         item_store::{check_items, check_range, check_sort, check_writes},
     },
-    time::Timestamp,
 };
 
 use self::attributes::{EXPIRES_AT, from_attributes, key_attributes, sort_value, to_attributes, value_of};
@@ -358,10 +357,6 @@ fn is_end(bound: &Bound<Sort>, sort: &Sort) -> bool {
     matches!(bound, Bound::Excluded(end) if end == sort)
 }
 
-fn is_live(item: &Item, now: Timestamp) -> bool {
-    item.expires.is_none_or(|expires| expires > now)
-}
-
 #[async_trait]
 impl ItemStore for DynamoItemStore {
     async fn get(&self, key: &ItemKey) -> Result<Option<Item>> {
@@ -384,7 +379,7 @@ impl ItemStore for DynamoItemStore {
             .item
             .map(|attributes| from_attributes(key.collection, attributes))
             .transpose()?;
-        Ok(item.filter(|item| is_live(item, now)))
+        Ok(item.filter(|item| item.is_live(now)))
     }
 
     async fn put_all(&self, items: Vec<Item>) -> Result<()> {
@@ -438,7 +433,7 @@ impl ItemStore for DynamoItemStore {
                 let sort = &item.key.sort;
                 if !is_end(&range.start, sort)
                     && !is_end(&range.end, sort)
-                    && is_live(&item, now)
+                    && item.is_live(now)
                     && items.len() < limit
                 {
                     items.push(item);

@@ -1,8 +1,9 @@
 //! What each kind of process may do: the least that it needs.
 //!
 //! A policy is put together from grants, each of some actions on one part of the instance. Transactions of DynamoDB
-//! need the permissions of their parts, batches of items one of their own; a batch of messages needs that for one; every part of an upload is a
-//! `PutObject`, and a copy a `GetObject` and a `PutObject`. `sts:GetCallerIdentity` needs none.
+//! need the permissions of their parts. A batch of items needs one of its own, which would let items be removed too;
+//! a batch of messages needs that for one. Every part of an upload is a `PutObject`, and a copy a `GetObject` and a
+//! `PutObject`. `sts:GetCallerIdentity` needs none.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -75,6 +75,15 @@ impl<T, A> Gather<T, A> {
     }
 }
 
+/// One outcome as the answer for each of so many things.
+pub fn to_each<A: Clone>(outcome: &Result<A>, count: usize) -> Vec<Result<A>> {
+    let one = || match outcome {
+        Ok(answer) => Ok(answer.clone()),
+        Err(error) => Err(error.copied()),
+    };
+    (0..count).map(|_| one()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;

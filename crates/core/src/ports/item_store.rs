@@ -287,6 +287,11 @@ impl Item {
         self
     }
 
+    /// Whether it has not expired at this time.
+    pub fn is_live(&self, now: Timestamp) -> bool {
+        self.expires.is_none_or(|expires| expires > now)
+    }
+
     /// The size that limits apply to: names and values in bytes.
     pub fn encoded_bytes(&self) -> usize {
         let sort = match &self.key.sort {

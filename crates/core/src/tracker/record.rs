@@ -17,7 +17,7 @@ use super::{
 use crate::{
     collections::Collection,
     error::{Error, ErrorKind, Result},
-    gather::Gather,
+    gather::{Gather, to_each},
     ids::RunId,
     ports::{Condition, Item, ItemKey},
     time::Timestamp,
@@ -203,12 +203,7 @@ impl Tracker {
             async || (),
             async |items: Vec<Item>, ()| {
                 let count = items.len();
-                let written = self.items.put_all(items).await;
-                let each = (0..count).map(|_| match &written {
-                    Ok(()) => Ok(()),
-                    Err(error) => Err(error.copied()),
-                });
-                each.collect()
+                to_each(&self.items.put_all(items).await, count)
             },
         );
         match together.await {

@@ -8,7 +8,7 @@ use std::{
 
 use dormouse_core::{
     Error, Result,
-    gather::Gather,
+    gather::{Gather, to_each},
     ids::TableId,
     message::CommitMessage,
     ports::{Message, QueueName, create_object, queue::MAX_BODY_BYTES},
@@ -128,11 +128,7 @@ impl TableOutbox {
         };
         let call = |commits: Vec<Commit>, under_way: UnderWay| async move {
             let sent = send(services, table, &commits).await.map(|()| under_way);
-            let each = commits.iter().map(|_| match &sent {
-                Ok(under_way) => Ok(under_way.clone()),
-                Err(error) => Err(error.copied()),
-            });
-            each.collect()
+            to_each(&sent, commits.len())
         };
         self.sending
             .send(commit, MAX_COMMITS_A_MESSAGE, ready, call)

@@ -14,7 +14,6 @@ use crate::{
         Clock, Item, ItemKey, ItemStore, Order, Range, Sort, Write,
         item_store::{check_range, check_sort, check_writes},
     },
-    time::Timestamp,
 };
 
 /// An [`ItemStore`] in memory.
@@ -34,10 +33,6 @@ impl MemoryItemStore {
     }
 }
 
-fn is_live(item: &Item, now: Timestamp) -> bool {
-    item.expires.is_none_or(|expires| expires > now)
-}
-
 fn contains(range: &Range, sort: &Sort) -> bool {
     (range.start.as_ref(), range.end.as_ref()).contains(sort)
 }
@@ -51,7 +46,7 @@ impl ItemStore for MemoryItemStore {
             .items
             .lock()
             .get(key)
-            .filter(|item| is_live(item, now))
+            .filter(|item| item.is_live(now))
             .cloned())
     }
 
@@ -73,7 +68,7 @@ impl ItemStore for MemoryItemStore {
         let mut found: Vec<_> = items
             .range(ItemKey::new(collection, partition, start)..)
             .take_while(|(key, _)| key.collection == collection && key.partition == partition)
-            .filter(|(key, item)| contains(&range, &key.sort) && is_live(item, now))
+            .filter(|(key, item)| contains(&range, &key.sort) && item.is_live(now))
             .map(|(_, item)| item)
             .collect();
         if order == Order::Descending {
@@ -87,7 +82,7 @@ impl ItemStore for MemoryItemStore {
         let now = self.clock.now();
         let mut items = self.items.lock();
         for write in &writes {
-            let there = items.get(write.key()).filter(|item| is_live(item, now));
+            let there = items.get(write.key()).filter(|item| item.is_live(now));
             if !write.condition().holds(there) {
                 return Err(Error::conflict(format!(
                     "{:?} does not hold for item {:?}",
