@@ -4,7 +4,7 @@
 //! plan. The pin keeps every file of the plan. One message a leaf goes out after the plan is stored. A leaf
 //! worker ([`leaf`]) writes the leaf's part under the name that the plan gives it, so a part that is written
 //! twice is the same object, and counts the part as done, once. Whoever finds all parts done finishes
-//! ([`finish`]): the manifest, the mark, the tracker, and the pin goes. Every step can run again.
+//! ([`finish`]): the manifest, the mark, the pin goes, the tracker. Every step can run again.
 
 pub mod finish;
 pub mod leaf;

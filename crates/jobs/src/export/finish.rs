@@ -1,8 +1,9 @@
-//! The end of an export: the manifest, the mark, the tracker, and the pin goes.
+//! The end of an export: the manifest, the mark, the pin goes, the tracker.
 //!
 //! The mark decides. It is written after the manifest, and both once every part is recorded and its object is
 //! there; an export that has it is complete, whatever the tracker has forgotten since, and nothing of it is
-//! written again.
+//! written again. The tracker comes last: who reads there that the export has finished finds nothing of it under
+//! way.
 
 use std::collections::BTreeMap;
 
@@ -99,6 +100,12 @@ async fn check_objects(services: &Services, plan: &ExportPlan, manifest: &Manife
 
 async fn close(services: &Services, plan: &ExportPlan, manifest: &Manifest) -> Result<()> {
     let (table, export) = (&plan.table_id, &plan.export_id);
+    let state = services.states.state(table).await?;
+    let pins = pin_prefix(table, export);
+    let taken = |pin: &PinId| *pin == plan.pin || pin.as_str().starts_with(&pins);
+    for (pin, _) in state.pins().filter(|(pin, _)| taken(pin)) {
+        release_pin(services, table, pin).await?;
+    }
     let prefix = ExportPlan::prefix(table, export);
     let exported = EventKind::Exported {
         transaction: manifest.transaction,
@@ -108,12 +115,5 @@ async fn close(services: &Services, plan: &ExportPlan, manifest: &Manifest) -> R
         location: format!("{}/{prefix}", services.export_bucket()),
     };
     let subject = subject(Some((table, &plan.table_name)), export)?;
-    report(services, &subject, exported).await?;
-    let state = services.states.state(table).await?;
-    let prefix = pin_prefix(table, export);
-    let taken = |pin: &PinId| *pin == plan.pin || pin.as_str().starts_with(&prefix);
-    for (pin, _) in state.pins().filter(|(pin, _)| taken(pin)) {
-        release_pin(services, table, pin).await?;
-    }
-    Ok(())
+    report(services, &subject, exported).await
 }

@@ -263,6 +263,9 @@ async fn a_leaf_worker_that_dies_anywhere_loses_and_doubles_no_part() {
         let services = world.process();
         let leaf = ExportLeafWorker::new(services.clone());
         let done = polled(polls, worker::run_once(&services, &leaf)).await;
+        if world.job("e1").await.status == JobStatus::Finished {
+            assert_eq!(world.state(&table).await.pins().count(), 0, "{polls} polls");
+        }
         world.settle().await;
         assert_eq!(
             world.rows_of_export(&table, "e1").await,
