@@ -4,7 +4,7 @@
 //! * Several writes are one `TransactWriteItems` with a client token, so the call may be made again when its
 //!   answer is lost. A single write is a `PutItem` or `DeleteItem`, which has no token: once an answer was lost, a
 //!   condition that does not hold may be this call's own doing, and the answer is `Unavailable`.
-//! * Many items are written by `BatchWriteItem`, which writes each by itself.
+//! * Many items are read by `BatchGetItem` and written by `BatchWriteItem`, each by itself.
 //! * An item that expires has `expiresAt` in epoch milliseconds, which decides, and `ttl` in epoch seconds, by
 //!   which DynamoDB removes it some time later.
 
@@ -380,6 +380,18 @@ impl ItemStore for DynamoItemStore {
             .map(|attributes| from_attributes(key.collection, attributes))
             .transpose()?;
         Ok(item.filter(|item| item.is_live(now)))
+    }
+
+    async fn get_all(&self, keys: &[ItemKey]) -> Result<Vec<Option<Item>>> {
+        if let [key] = keys {
+            return Ok(vec![self.get(key).await?]);
+        }
+        keys.iter()
+            .try_for_each(|key| check_sort(key.collection, &key.sort))?;
+        let found = self.read_batches(keys).await?;
+        let now = self.clock.now();
+        let live = |key| found.get(key).filter(|item| item.is_live(now)).cloned();
+        Ok(keys.iter().map(live).collect())
     }
 
     async fn put_all(&self, items: Vec<Item>) -> Result<()> {

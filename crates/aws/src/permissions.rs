@@ -88,6 +88,7 @@ const PUT: &[&str] = &["PutObject"];
 const WRITE: &[&str] = &["PutObject", "AbortMultipartUpload"];
 const DELETE: &[&str] = &["DeleteObject"];
 const GET_ITEM: &[&str] = &["GetItem"];
+const GET_ITEMS: &[&str] = &["BatchGetItem"];
 const PUT_ITEM: &[&str] = &["PutItem"];
 const DELETE_ITEM: &[&str] = &["DeleteItem"];
 const QUERY: &[&str] = &["Query"];
@@ -155,10 +156,12 @@ impl Grants {
     }
 
     fn track(&mut self) -> &mut Self {
-        self.add(KEEP_ITEM, On::Table(Collection::JobStatus)).tables(
-            &["PutItem", "BatchWriteItem"],
-            [Collection::JobEvents, Collection::JobTimes],
-        )
+        self.add(KEEP_ITEM, On::Table(Collection::JobStatus))
+            .add(GET_ITEMS, On::Table(Collection::JobStatus))
+            .tables(
+                &["PutItem", "BatchWriteItem"],
+                [Collection::JobEvents, Collection::JobTimes],
+            )
     }
 
     fn table(&mut self) -> &mut Self {
@@ -298,6 +301,7 @@ impl Grants {
                 .commit()
                 .bulk()
                 .tables(QUERY, [Collection::Tenants, Collection::BulkJobTimes])
+                .add(GET_ITEMS, On::Table(Collection::BulkJobs))
                 .tables(DELETE_ITEM, [Collection::BulkJobs, Collection::BulkJobTimes])
                 .add(DELETE, EXPORTS),
             Role::Api => grants
@@ -308,6 +312,7 @@ impl Grants {
                 .tables(QUERY, [Collection::BulkJobTimes, Collection::JobStatus])
                 .tables(GET_ITEM, [Collection::Tenants, Collection::ApiKeys])
                 .add(KEEP_ITEM, On::Table(Collection::Secrets))
+                .add(GET_ITEMS, On::Table(Collection::BulkJobs))
                 .add(DELETE_ITEM, On::Table(Collection::BulkJobs))
                 .tables(
                     &["GetItem", "PutItem", "DeleteItem"],

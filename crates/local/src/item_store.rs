@@ -44,6 +44,15 @@ impl ItemStore for SqliteItemStore {
             .await
     }
 
+    async fn get_all(&self, keys: &[ItemKey]) -> Result<Vec<Option<Item>>> {
+        keys.iter()
+            .try_for_each(|key| check_sort(key.collection, &key.sort))?;
+        let (keys, now) = (keys.to_vec(), self.clock.now());
+        self.database
+            .read(move |connection| keys.iter().map(|key| get(connection, key, now)).collect())
+            .await
+    }
+
     async fn query(
         &self,
         collection: Collection,

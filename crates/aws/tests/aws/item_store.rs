@@ -116,6 +116,35 @@ async fn what_a_batch_leaves_undone_is_done_by_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_batch_leaves_unread_is_read_by_the_next() {
+    let Store { proxy, store, .. } = &store().await;
+    let items: Vec<Item> = (0..130)
+        .map(|number| item(&format!("r{number:03}"), number))
+        .collect();
+    store.put_all(items.clone()).await.unwrap();
+    let keys: Vec<ItemKey> = items.iter().map(|item| item.key.clone()).collect();
+    proxy.next("BatchGetItem", refusal("ThrottlingException"));
+    proxy.next("BatchGetItem", Fault::LoseReply);
+    let found = store.get_all(&keys).await.unwrap();
+    assert_eq!(found, items.iter().cloned().map(Some).collect::<Vec<_>>());
+
+    let table = Names::new("test").expect("names").table_prefix() + Collection::Heads.as_str();
+    let key = Collection::Heads.partition_attribute();
+    let unread = format!(r#"{{"{table}":{{"ConsistentRead":true,"Keys":[{{"{key}":{{"S":"r001"}}}}]}}}}"#);
+    let answer = format!(r#"{{"Responses":{{}},"UnprocessedKeys":{unread}}}"#);
+    proxy.next("BatchGetItem", Fault::Answer(200, answer));
+    let found = store.get_all(&keys[..2]).await.unwrap();
+    // The answer is not true of the first one.
+    assert_eq!(found, [None, Some(items[1].clone())]);
+    assert_eq!(proxy.left(), 0);
+    for _ in 0..20 {
+        proxy.next("BatchGetItem", refusal("ThrottlingException"));
+    }
+    let error = store.get_all(&keys).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{}", error.report());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_whose_answer_was_lost_happens_once() {
     let Store { proxy, store, .. } = &store().await;
     store.put(item("b", 1), Condition::None).await.unwrap();

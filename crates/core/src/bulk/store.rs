@@ -499,23 +499,22 @@ impl BulkJobs {
                     Order::Descending,
                 )
                 .await?;
-            for item in &page {
-                let (created, id) = at_place(&item.key.sort)?;
-                if filter.created_after.is_some_and(|after| created <= after) {
-                    return Ok(BulkPage { jobs, next: None });
+            for some in page.chunks(limit.saturating_add(1).min(LIST_PAGE)) {
+                for (created, job) in self.jobs_at(tenant, some).await? {
+                    if filter.created_after.is_some_and(|after| created <= after) {
+                        return Ok(BulkPage { jobs, next: None });
+                    }
+                    let Some(job) = job else { continue };
+                    let wanted = filter.states.is_empty() || filter.states.contains(&job.state);
+                    if !wanted || (filter.object.is_some() && filter.object != job.object) {
+                        continue;
+                    }
+                    if jobs.len() == limit {
+                        let next = jobs.last().map(|job| (job.created, job.id.clone()));
+                        return Ok(BulkPage { jobs, next });
+                    }
+                    jobs.push(job);
                 }
-                let Some(job) = self.get(tenant, &id).await? else {
-                    continue;
-                };
-                let wanted = filter.states.is_empty() || filter.states.contains(&job.state);
-                if !wanted || (filter.object.is_some() && filter.object != job.object) {
-                    continue;
-                }
-                if jobs.len() == limit {
-                    let next = jobs.last().map(|job| (job.created, job.id.clone()));
-                    return Ok(BulkPage { jobs, next });
-                }
-                jobs.push(job);
             }
             looked_at += page.len();
             match page.last() {
@@ -556,9 +555,8 @@ impl BulkJobs {
             )
             .await?;
         let mut jobs = Vec::with_capacity(page.len());
-        for item in &page {
-            let (_, id) = at_place(&item.key.sort)?;
-            match self.get(tenant, &id).await? {
+        for (item, (_, job)) in page.iter().zip(self.jobs_at(tenant, &page).await?) {
+            match job {
                 Some(job) => jobs.push(job),
                 // Its job was deleted by a transaction that removed this place too, or never made.
                 None => self.items.delete(item.key.clone(), Condition::None).await?,
@@ -569,6 +567,21 @@ impl BulkJobs {
             _ => None,
         };
         Ok(BulkPage { jobs, next })
+    }
+
+    /// When the jobs at places of a list were made, and those of them that are there.
+    async fn jobs_at(&self, tenant: &TenantId, places: &[Item]) -> Result<Vec<(Timestamp, Option<BulkJob>)>> {
+        let places = places
+            .iter()
+            .map(|item| at_place(&item.key.sort))
+            .collect::<Result<Vec<_>>>()?;
+        let keys: Vec<_> = places.iter().map(|(_, id)| BulkJob::key(tenant, id)).collect();
+        let items = self.items.get_all(&keys).await?;
+        places
+            .into_iter()
+            .zip(&items)
+            .map(|((created, _), item)| Ok((created, item.as_ref().map(BulkJob::from_item).transpose()?)))
+            .collect()
     }
 
     async fn pause(&self, attempt: u32) {

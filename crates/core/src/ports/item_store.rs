@@ -30,6 +30,19 @@ pub trait ItemStore: Debug + Send + Sync {
     /// The item with this key, if there is one.
     async fn get(&self, key: &ItemKey) -> Result<Option<Item>>;
 
+    /// What [`Self::get`] answers for each key, in their order; a key may come twice. Each is read by itself, not all
+    /// at one time.
+    ///
+    /// # Errors
+    /// As [`Self::get`] has them, for any of them.
+    async fn get_all(&self, keys: &[ItemKey]) -> Result<Vec<Option<Item>>> {
+        let mut items = Vec::with_capacity(keys.len());
+        for key in keys {
+            items.push(self.get(key).await?);
+        }
+        Ok(items)
+    }
+
     /// Writes the whole item when the condition holds for the one that is there.
     ///
     /// # Errors

@@ -4,8 +4,8 @@
 //! A job that is new gets its place in the list of jobs before its report: a place whose report was not written is no
 //! job's, and a list has it left out.
 //!
-//! Events and places that tasks of a process write at the same time go together. Each is written by itself where that
-//! fails, so that none suffers from another.
+//! Events and places that tasks of a process write at the same time go together, and reports that they read. Each is
+//! written and read by itself where that fails, so that none suffers from another.
 
 use std::time::Duration;
 
@@ -27,7 +27,10 @@ use crate::{
 const MAX_ATTEMPTS: u32 = 20;
 
 /// The most items that are written together.
-const MAX_TOGETHER: usize = 25;
+const MAX_WRITTEN: usize = 25;
+
+/// The most that are read together.
+const MAX_READ: usize = 100;
 
 /// The longest text of a rejected message that is kept.
 const MAX_MESSAGE_CHARS: usize = 4000;
@@ -38,6 +41,9 @@ const MAX_REASON_CHARS: usize = 1000;
 
 /// Events and places on their way to the store.
 pub(super) type Writing = Gather<Item, ()>;
+
+/// Reports on their way from it.
+pub(super) type Reading = Gather<ItemKey, Option<Item>>;
 
 fn clip(text: &str, limit: usize) -> String {
     match text.char_indices().nth(limit) {
@@ -172,8 +178,7 @@ impl Tracker {
         event: &Event,
         expires: Timestamp,
     ) -> Result<JobReport> {
-        let stored = self.items.get(&status_key(key)).await?;
-        let Some(stored) = stored else {
+        let Some(stored) = self.read(status_key(key)).await? else {
             let mut report = JobReport::new(key.clone(), table_name.map(str::to_owned), event.at);
             report.record(event);
             let (listed, place) = place(key, event.at, expires.plus(self.retention));
@@ -195,11 +200,28 @@ impl Tracker {
         Ok(report)
     }
 
+    /// The item with this key, if there is one.
+    async fn read(&self, key: ItemKey) -> Result<Option<Item>> {
+        let together = self.reading.send(
+            key.clone(),
+            MAX_READ,
+            async || (),
+            async |keys: Vec<ItemKey>, ()| match self.items.get_all(&keys).await {
+                Ok(items) => items.into_iter().map(Ok).collect(),
+                Err(error) => to_each(&Err(error), keys.len()),
+            },
+        );
+        match together.await {
+            Ok(item) => Ok(item),
+            Err(_) => self.items.get(&key).await,
+        }
+    }
+
     /// Writes an item, whatever is there.
     async fn write(&self, item: Item) -> Result<()> {
         let together = self.writing.send(
             item.clone(),
-            MAX_TOGETHER,
+            MAX_WRITTEN,
             async || (),
             async |items: Vec<Item>, ()| {
                 let count = items.len();

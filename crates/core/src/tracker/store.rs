@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     event::{Event, JobKey, JobStatus},
-    record::Writing,
+    record::{Reading, Writing},
     report::JobReport,
 };
 use crate::{
@@ -24,6 +24,9 @@ const MAX_ATTEMPTS: u32 = 100;
 
 /// How many places of a list of jobs one query asks for.
 const LIST_PAGE: usize = 200;
+
+/// How many reports of a list are read together, at most.
+const LIST_READ: usize = 100;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -141,6 +144,7 @@ pub struct Tracker {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) ids: Arc<dyn Ids>,
     pub(super) retention: Duration,
+    pub(super) reading: Arc<Reading>,
     pub(super) writing: Arc<Writing>,
 }
 
@@ -168,6 +172,54 @@ pub(super) fn decode(item: &Item) -> Result<JobReport> {
         .map_err(|error| Error::corrupt(format!("job report {:?} is damaged", item.key)).with_source(error))
 }
 
+/// A place in the list of jobs, and the job that it was made for.
+struct Place {
+    text: String,
+    job: JobKey,
+}
+
+impl Place {
+    /// The place that an item is, if its job may pass the filter.
+    fn of(item: &Item, filter: &JobFilter) -> Result<Option<Self>> {
+        let Sort::Text(text) = &item.key.sort else {
+            return Ok(None);
+        };
+        let kind: JobKind = item.text("kind")?.parse()?;
+        let table = Some(item.text("tableId")?)
+            .filter(|id| *id != "-")
+            .map(TableId::new)
+            .transpose()?;
+        let fits = filter.kind.is_none_or(|wanted| wanted == kind)
+            && filter
+                .table
+                .as_ref()
+                .is_none_or(|wanted| Some(wanted) == table.as_ref());
+        if !fits {
+            return Ok(None);
+        }
+        let job = JobKey {
+            kind,
+            table,
+            job: JobId::new(item.text("jobId")?)?,
+        };
+        let text = text.clone();
+        Ok(Some(Self { text, job }))
+    }
+
+    /// The job's report, if it has this place and passes the filter. A job that was forgotten and came back has a
+    /// second place, and one whose first report was not written.
+    fn job_in(&self, stored: &Item, filter: &JobFilter) -> Result<Option<JobReport>> {
+        if stored.text("listed")? != self.text {
+            return Ok(None);
+        }
+        let report = decode(stored)?;
+        let fits = filter.status.is_none_or(|status| report.status == status)
+            && filter.since.is_none_or(|since| report.created >= since)
+            && filter.until.is_none_or(|until| report.created < until);
+        Ok(fits.then_some(report))
+    }
+}
+
 impl Tracker {
     /// A tracker in these items, which keeps a job for `retention` after its last event.
     pub fn new(
@@ -181,6 +233,7 @@ impl Tracker {
             clock,
             ids,
             retention,
+            reading: Arc::default(),
             writing: Arc::default(),
         }
     }
@@ -290,14 +343,22 @@ impl Tracker {
                         Order::Descending,
                     )
                     .await?;
-                for item in &page {
-                    let Sort::Text(place) = &item.key.sort else {
-                        continue;
-                    };
-                    jobs.extend(self.listed(item, place, filter).await?);
-                    if jobs.len() >= limit {
-                        let next = Some(JobCursor(place.clone()));
-                        return Ok(JobPage { jobs, next });
+                let mut places = page.iter().filter_map(|item| Place::of(item, filter).transpose());
+                loop {
+                    let wanted = limit.saturating_sub(jobs.len()).clamp(1, LIST_READ);
+                    let some = places.by_ref().take(wanted).collect::<Result<Vec<_>>>()?;
+                    if some.is_empty() {
+                        break;
+                    }
+                    let keys: Vec<_> = some.iter().map(|place| status_key(&place.job)).collect();
+                    for (place, stored) in some.into_iter().zip(self.items.get_all(&keys).await?) {
+                        if let Some(stored) = stored {
+                            jobs.extend(place.job_in(&stored, filter)?);
+                        }
+                        if jobs.len() >= limit {
+                            let next = Some(JobCursor(place.text));
+                            return Ok(JobPage { jobs, next });
+                        }
                     }
                 }
                 match page.last() {
@@ -311,39 +372,6 @@ impl Tracker {
             at = at.minus(DAY);
             range = Range::all();
         }
-    }
-
-    async fn listed(&self, item: &Item, place: &str, filter: &JobFilter) -> Result<Option<JobReport>> {
-        let kind: JobKind = item.text("kind")?.parse()?;
-        let table = Some(item.text("tableId")?)
-            .filter(|id| *id != "-")
-            .map(TableId::new)
-            .transpose()?;
-        if filter.kind.is_some_and(|wanted| wanted != kind)
-            || filter
-                .table
-                .as_ref()
-                .is_some_and(|wanted| Some(wanted) != table.as_ref())
-        {
-            return Ok(None);
-        }
-        let key = JobKey {
-            kind,
-            table,
-            job: JobId::new(item.text("jobId")?)?,
-        };
-        let Some(status) = self.items.get(&status_key(&key)).await? else {
-            return Ok(None);
-        };
-        // A job that was forgotten and came back has a second place, and one whose first report was not written.
-        if status.text("listed")? != place {
-            return Ok(None);
-        }
-        let report = decode(&status)?;
-        let fits = filter.status.is_none_or(|status| report.status == status)
-            && filter.since.is_none_or(|since| report.created >= since)
-            && filter.until.is_none_or(|until| report.created < until);
-        Ok(fits.then_some(report))
     }
 
     /// Keeps a finished part of an export, once, and returns how far the export is.

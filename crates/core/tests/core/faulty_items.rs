@@ -41,6 +41,10 @@ pub(crate) struct FaultyItems {
     /// Told when a write comes to the closed gate.
     pub(crate) arrived: Notify,
     pub(crate) writes: AtomicU64,
+    /// How many reads were made of items by their keys.
+    pub(crate) reads: AtomicU64,
+    /// An item that cannot be read, nor what is read together with it.
+    pub(crate) unreadable: Mutex<Option<ItemKey>>,
 }
 
 impl fmt::Debug for FaultyItems {
@@ -63,6 +67,8 @@ impl FaultyItems {
             gate: Notify::new(),
             arrived: Notify::new(),
             writes: AtomicU64::new(0),
+            reads: AtomicU64::new(0),
+            unreadable: Mutex::default(),
         }
     }
 
@@ -85,12 +91,21 @@ impl FaultyItems {
         }
         Ok(())
     }
+
+    fn read(&self, keys: &[ItemKey]) -> Result<()> {
+        self.reads.fetch_add(1, Relaxed);
+        match &*self.unreadable.lock().unwrap() {
+            Some(key) if keys.contains(key) => Err(Error::corrupt("an item is damaged")),
+            _ => Ok(()),
+        }
+    }
 }
 
 #[async_trait]
 impl ItemStore for FaultyItems {
     async fn get(&self, key: &ItemKey) -> Result<Option<Item>> {
         self.before_read().await?;
+        self.read(std::slice::from_ref(key))?;
         let meanwhile = self.around_heads.lock().unwrap().clone();
         match meanwhile.filter(|_| key.collection == Collection::Heads) {
             Some(meanwhile) => {
@@ -101,6 +116,14 @@ impl ItemStore for FaultyItems {
             }
             None => self.inner.get(key).await,
         }
+    }
+
+    async fn get_all(&self, keys: &[ItemKey]) -> Result<Vec<Option<Item>>> {
+        self.before_read().await?;
+        // Others have the time to come.
+        tokio::task::yield_now().await;
+        self.read(keys)?;
+        self.inner.get_all(keys).await
     }
 
     async fn query(

@@ -514,7 +514,7 @@ async fn no_event_is_lost_between_reporters_whose_writes_fail() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn events_that_come_meanwhile_are_written_together() {
+async fn events_that_come_meanwhile_are_written_together_and_reports_read() {
     let world = World::new();
     let (items, tracker) = world.faulty();
     let run = run("run-1");
@@ -539,6 +539,8 @@ async fn events_that_come_meanwhile_are_written_together() {
         writes < 20 + 20 + 10,
         "{writes} writes of 20 events, places and reports"
     );
+    let reads = items.reads.load(Relaxed);
+    assert!(reads < 10, "{reads} reads of 20 reports");
     assert_eq!(world.listed(JobFilter::default()).await.len(), 20);
     for key in &keys {
         let events = world.tracker.events(key).await.unwrap();
@@ -571,6 +573,34 @@ async fn events_do_not_suffer_from_one_that_cannot_be_written() {
     assert_eq!(first.unwrap().status, JobStatus::Finished);
     assert_eq!(large.unwrap_err().kind(), ErrorKind::Invalid);
     assert_eq!(small.unwrap().status, JobStatus::Finished);
+}
+
+#[tokio::test(start_paused = true)]
+async fn reports_do_not_suffer_from_one_that_cannot_be_read() {
+    let world = World::new();
+    let (items, tracker) = world.faulty();
+    let run = run("run-1");
+    let [damaged, whole] = ["damaged", "whole"].map(ingest);
+    let place = ItemKey::new(
+        Collection::JobStatus,
+        "damaged",
+        format!("ingest|{}", damaged.table.as_ref().unwrap()),
+    );
+    let begun = EventKind::Progress {
+        rows_read: 1,
+        rows_written: 0,
+    };
+    tracker.record(&damaged, None, (&run, 1), begun).await.unwrap();
+    *items.unreadable.lock().unwrap() = Some(place);
+    items.reads.store(0, Relaxed);
+    let both = join(
+        tracker.record(&damaged, None, (&run, 1), committed()),
+        tracker.record(&whole, None, (&run, 1), committed()),
+    );
+    let (damaged, whole) = both.await;
+    assert_eq!(damaged.unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(whole.unwrap().status, JobStatus::Finished);
+    assert_eq!(items.reads.load(Relaxed), 3, "one of both, one of each");
 }
 
 /// The plan of an export of two leaves, held by this pin.

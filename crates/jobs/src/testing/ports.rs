@@ -193,6 +193,15 @@ impl ItemStore for SimulatedItems {
             .await
     }
 
+    async fn get_all(&self, keys: &[ItemKey]) -> Result<Vec<Option<Item>>> {
+        let mut names: Vec<_> = keys.iter().map(|key| key.collection.as_str()).collect();
+        names.dedup();
+        let operation = format!("items get {}", names.join(","));
+        self.stage
+            .around(&self.control, operation, self.inner.get_all(keys))
+            .await
+    }
+
     async fn query(
         &self,
         collection: Collection,

@@ -46,7 +46,7 @@ pub async fn all(make: &impl AsyncFn() -> Arc<dyn ItemStore>) {
     transactions_have_a_limit_of_writes(make).await;
     a_transaction_names_a_key_once(make).await;
     items_have_a_limit_in_encoded_bytes(make).await;
-    many_items_are_written_at_once(make).await;
+    many_items_are_written_and_read_at_once(make).await;
     queries_honour_every_bound(make).await;
     queries_honour_order_and_limit(make).await;
     queries_leave_out_expired_items(make).await;
@@ -243,7 +243,7 @@ pub async fn items_have_a_limit_in_encoded_bytes(make: &impl AsyncFn() -> Arc<dy
 }
 
 /// What is written replaces what is there, in several collections at once. Two items with one key are refused.
-pub async fn many_items_are_written_at_once(make: &impl AsyncFn() -> Arc<dyn ItemStore>) {
+pub async fn many_items_are_written_and_read_at_once(make: &impl AsyncFn() -> Arc<dyn ItemStore>) {
     let store = make().await;
     let partition = fresh_partition();
     let key = |number: u64| match number % 3 {
@@ -266,6 +266,19 @@ pub async fn many_items_are_written_at_once(make: &impl AsyncFn() -> Arc<dyn Ite
         assert_eq!(found, Some(item(number)), "one of many came back otherwise");
     }
     let absent = count + 1;
+    // In the order of the keys, which may be twice there.
+    let asked: Vec<u64> = (0..=absent).rev().chain([0, absent]).collect();
+    let keys: Vec<_> = asked.iter().map(|number| key(*number)).collect();
+    let expected: Vec<_> = asked
+        .iter()
+        .map(|number| (*number != absent).then(|| item(*number)))
+        .collect();
+    let found = expect(store.get_all(&keys).await, "getting many items");
+    assert_eq!(found, expected, "many items came back otherwise");
+    let found = expect(store.get_all(&keys[..1]).await, "getting one item of many");
+    assert_eq!(found, [None], "an absent item came back");
+    let found = expect(store.get_all(&[]).await, "getting no items");
+    assert_eq!(found, [], "items came back that nobody asked for");
     let twice = vec![item(absent), item(absent)];
     expect_kind(
         store.put_all(twice).await,

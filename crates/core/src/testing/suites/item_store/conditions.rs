@@ -203,6 +203,12 @@ pub async fn an_expired_item_counts_as_absent(make: &impl AsyncFn() -> Arc<dyn I
         None,
         "an expired item was read"
     );
+    let absent = ItemKey::new(Collection::Heads, fresh_partition(), ());
+    assert_eq!(
+        expect(store.get_all(&[key.clone(), absent]).await, "getting two items"),
+        [None, None],
+        "an expired item was read with another"
+    );
     for condition in [Condition::Exists, Condition::equals("n", 1_i64)] {
         expect_kind(
             store.delete(key.clone(), condition.clone()).await,
