@@ -1,9 +1,9 @@
 //! How many commits a second tables take, on AWS or an emulator of it.
 //!
-//! `commit_rate INSTANCE direct|queued COMMITS TABLES [--tracked]`: each commit adds a file of its own to one of the
-//! tables, as an ingest job does, and counts once its outcome was read back. Direct commits come from one process;
-//! queued ones are sent by one and appended by a committer in another task. Tracked commits also write their job's
-//! last event to the tracker. Prints one line of JSON.
+//! `commit_rate INSTANCE direct|queued COMMITS TABLES [--tracked]`: makes so many commits to each of the tables. Each
+//! adds a file of its own, as an ingest job does, and counts once its outcome was read back. Direct commits come from
+//! one process; queued ones are sent by one and appended by a committer in another task. Tracked commits also write
+//! their job's last event to the tracker. Prints one line of JSON.
 
 #![expect(clippy::print_stdout, reason = "this program prints its findings")]
 #![expect(clippy::disallowed_methods, reason = "this program measures real time")]
@@ -32,7 +32,7 @@ use futures::{StreamExt, TryStreamExt};
 
 type Done<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
-/// How many commits are under way at a time: as many as a fleet of workers has.
+/// How many commits of a table are under way at a time: as many as a fleet of workers has.
 const AT_ONCE: usize = 2000;
 
 #[tokio::main]
@@ -52,11 +52,13 @@ async fn main() -> Done<()> {
     let committer = Committer::new(services.clone());
     let work = async {
         let started = Instant::now();
-        let all = (0..commits).map(|number| one(&services, &tables[number % table_count], tracked));
-        let done: Result<Vec<()>, _> = futures::stream::iter(all)
-            .buffer_unordered(AT_ONCE)
-            .try_collect()
-            .await;
+        let services = &services;
+        let of_table = |table| {
+            futures::stream::iter((0..commits).map(move |_| one(services, table, tracked)))
+                .buffer_unordered(AT_ONCE)
+                .try_collect::<Vec<()>>()
+        };
+        let done = futures::future::try_join_all(tables.iter().map(of_table)).await;
         let seconds = started.elapsed().as_secs_f64();
         lifetime.stop();
         done.map(|_| seconds)
@@ -72,15 +74,12 @@ async fn main() -> Done<()> {
     let mut transactions = 0;
     for table in &tables {
         let state = services.states.state(&table.id).await?;
-        if state.file_count()
-            != (0..commits)
-                .filter(|number| tables[number % table_count].id == table.id)
-                .count()
-        {
+        if state.file_count() != commits {
             return Err(format!("table {} has {} files", table.name, state.file_count()).into());
         }
         transactions += state.transaction().0;
     }
+    let commits = commits * table_count;
     let line = serde_json::json!({
         "mode": mode, "tables": table_count, "commits": commits, "tracked": tracked,
         "seconds": seconds, "commitsPerSecond": commits as f64 / seconds,
