@@ -336,6 +336,27 @@ def test_tenants_have_their_own_tables_jobs_and_keys(make_instance: Make) -> Non
         check_log(open_api)
 
 
+def test_others_see_the_rows_of_a_shared_table_that_its_policy_says(make_instance: Make) -> None:
+    instance = filled(make_instance)
+    for tenant in ("acme", "rival"):
+        instance.run("tenant", "create", tenant)
+    policy = "$tenant = 'acme' AND n < 7"
+    wrong = instance.run("table", "set", "events", "dormouse.table.shared.where=nothing < 7", code=2)
+    assert "nothing" in wrong.stderr, wrong.stderr
+    instance.run("table", "set", "events", "dormouse.table.shared=true", f"dormouse.table.shared.where={policy}")
+    keys = {tenant: instance.json("key", "create", tenant, "--name", "test")["text"] for tenant in ("acme", "rival")}
+    count = "SELECT count(*) AS rows, max(n) AS most FROM events"
+    with rest.serve(instance) as open_api:
+        acme, rival = (open_api.with_key(keys[tenant]) for tenant in ("acme", "rival"))
+        (seen,) = acme.query(count)["data"]
+        assert 0 < seen["rows"] < ROWS and seen["most"] == 6
+        assert rival.query(count)["data"] == [{"rows": 0, "most": None}]
+        # A condition that fails for other rows tells nothing of them.
+        assert acme.query(f"{count} WHERE 1 / (CASE WHEN n < 7 THEN 1 ELSE 0 END) = 1")["data"] == [seen]
+        report = acme.wait(acme.create("SELECT n FROM events")["job_id"])
+        assert report["result_row_count"] == seen["rows"]
+
+
 # What there is to ask about a job.
 ABOUT_A_JOB = [
     ("GET", "", None),

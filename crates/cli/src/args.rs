@@ -604,7 +604,8 @@ pub(crate) enum TenantCommand {
         dormouse tenant create acme\n  \
         dormouse key create acme --name nightly\n  \
         dormouse table create orders --schema orders.json --set dormouse.table.tenant=acme\n\n\
-        A tenant reads the tables whose property table.tenant names it, and those with table.shared=true.")]
+        A tenant reads the tables whose property table.tenant names it, and those with table.shared=true, of these the rows \
+        that table.shared.where says.")]
     Create {
         /// Lower-case letters, digits and '-'.
         tenant: TenantId,

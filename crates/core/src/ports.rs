@@ -26,8 +26,8 @@ pub use metrics::{Metric, Metrics, NoMetrics};
 pub use query_engine::{
     Compression, CsvFormat, EncodedRows, FileFormat, MAX_JOINS, MAX_MASKED_BYTES, MAX_SQL_BYTES,
     MAX_SUBQUERIES, PageCompression, ParameterValue, QueryEngine, QueryLimits, QueryOutput, QueryProgress,
-    QueryRefusal, QueryRows, QuerySpec, QueryTables, ResultColumn, RowFormat, TableSnapshot, Truncated,
-    WrittenFile, WrittenQuery,
+    QueryRefusal, QueryRows, QuerySpec, QueryTables, ResultColumn, RowFormat, RowPolicy, TableSnapshot,
+    Truncated, WrittenFile, WrittenQuery,
 };
 pub use queue::{Delivery, Message, Queue, QueueDepth, QueueName, QueueSettings, Receipt, StoredMessage};
 pub use row_engine::{

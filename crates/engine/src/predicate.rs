@@ -8,18 +8,18 @@ use std::{collections::HashSet, sync::Arc};
 use arrow::{
     array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt64Array},
     compute,
-    datatypes::{DataType as ArrowType, Schema as ArrowSchema},
+    datatypes::{DataType as ArrowType, Schema as ArrowSchema, SchemaRef},
 };
 use datafusion::{
     common::{
         Column, DFSchema, ScalarValue,
         pruning::PruningStatistics,
-        tree_node::{TreeNode, TreeNodeRecursion},
+        tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
     config::ConfigOptions,
     error::DataFusionError,
     execution::{SessionState, SessionStateBuilder},
-    logical_expr::{Expr, Volatility},
+    logical_expr::{Expr, Volatility, lit},
     physical_expr::{
         PhysicalExpr,
         expressions::{CastExpr, NegativeExpr, TryCastExpr},
@@ -39,6 +39,9 @@ use crate::{
 
 /// Functions whose result may be longer by far than all that they are given.
 const LENGTHENING: [&str; 3] = ["lpad", "repeat", "rpad"];
+
+/// What stands for the tenant that reads, in a row policy.
+const TENANT: &str = "$tenant";
 
 /// A predicate, ready to be evaluated on rows of a table.
 #[derive(Debug)]
@@ -62,20 +65,8 @@ impl RowPredicate {
     }
 
     fn read(table: &TableSchema, text: &Predicate, keys_only: bool) -> Result<Self> {
-        let wrong = |error: DataFusionError| invalid(text, reason(&error));
         let session = session();
-        let schema = DFSchema::try_from(table.arrow.clone()).map_err(wrong)?;
-        let dialect = session.config_options().sql_parser.dialect;
-        let parsed = session
-            .sql_to_expr_with_alias(text.as_str(), &dialect)
-            .map_err(wrong)?;
-        if let Some(rest) = &parsed.alias {
-            return Err(invalid(text, format!("{rest} stands where it should end")));
-        }
-        let expression = session
-            .create_logical_expr_from_sql_expr(parsed, &schema)
-            .map_err(wrong)?;
-        check(&expression, text)?;
+        let expression = parse(&session, &table.arrow, text, None)?;
         if keys_only {
             let keys: Vec<&str> = table
                 .core
@@ -98,14 +89,7 @@ impl RowPredicate {
                 ));
             }
         }
-        let holds = session.create_physical_expr(expression, &schema).map_err(wrong)?;
-        let found = holds.data_type(&table.arrow).map_err(wrong)?;
-        if found != ArrowType::Boolean {
-            return Err(invalid(
-                text,
-                format!("it is of type {found}, and would have to be true or false"),
-            ));
-        }
+        let holds = physical(&session, &table.arrow, text, expression)?;
         let pruning = match keeps_order(&holds, &table.arrow) {
             true => PruningPredicateBuilder::new()
                 .with_file_schema(table.arrow.clone())
@@ -174,6 +158,73 @@ fn session() -> SessionState {
         .with_config(SessionConfig::from(options))
         .with_default_features()
         .build()
+}
+
+/// What the predicate of a row policy asks of rows with these columns.
+///
+/// # Errors
+/// `Invalid`, with what is wrong.
+pub(crate) fn permitted(columns: &SchemaRef, predicate: &Predicate, reader: &str) -> Result<Expr> {
+    contain(
+        |panic| invalid(predicate, format!("it cannot be read: {panic}")),
+        || {
+            let session = session();
+            let expression = parse(&session, columns, predicate, Some(reader))?;
+            physical(&session, columns, predicate, expression.clone())?;
+            Ok(expression)
+        },
+    )
+}
+
+/// The expression on these columns that a text is, in which `$tenant` stands for a tenant if there is one.
+fn parse(
+    session: &SessionState,
+    columns: &SchemaRef,
+    text: &Predicate,
+    tenant: Option<&str>,
+) -> Result<Expr> {
+    let wrong = |error: DataFusionError| invalid(text, reason(&error));
+    let schema = DFSchema::try_from(columns.clone()).map_err(wrong)?;
+    let dialect = session.config_options().sql_parser.dialect;
+    let parsed = session
+        .sql_to_expr_with_alias(text.as_str(), &dialect)
+        .map_err(wrong)?;
+    if let Some(rest) = &parsed.alias {
+        return Err(invalid(text, format!("{rest} stands where it should end")));
+    }
+    let expression = session
+        .create_logical_expr_from_sql_expr(parsed, &schema)
+        .map_err(wrong)?;
+    let bound = expression.transform(|part| {
+        Ok(match (&part, tenant) {
+            (Expr::Placeholder(placeholder), Some(tenant)) if placeholder.id == TENANT => {
+                Transformed::yes(lit(tenant))
+            }
+            _ => Transformed::no(part),
+        })
+    });
+    let expression = bound.map_err(wrong)?.data;
+    check(&expression, text)?;
+    Ok(expression)
+}
+
+/// The expression as it is evaluated, to true or false.
+fn physical(
+    session: &SessionState,
+    columns: &SchemaRef,
+    text: &Predicate,
+    expression: Expr,
+) -> Result<Arc<dyn PhysicalExpr>> {
+    let wrong = |error: DataFusionError| invalid(text, reason(&error));
+    let schema = DFSchema::try_from(columns.clone()).map_err(wrong)?;
+    let holds = session.create_physical_expr(expression, &schema).map_err(wrong)?;
+    match holds.data_type(columns).map_err(wrong)? {
+        ArrowType::Boolean => Ok(holds),
+        found => Err(invalid(
+            text,
+            format!("it is of type {found}, and would have to be true or false"),
+        )),
+    }
 }
 
 fn invalid(text: &Predicate, reason: impl std::fmt::Display) -> Error {

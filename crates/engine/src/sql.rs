@@ -12,8 +12,9 @@
 //! | `session` | what a query may call and use |
 //! | `decimals` | literals of decimals at the scale of what they are added to |
 //! | `growth`, `operators` | functions and operators that refuse to make what is too long |
-//! | `run`, `windows`, `pauses`, `passing` | running a plan; the memory of windows; turns for others; the node of both |
+//! | `run`, `windows`, `pauses`, `passing` | running a plan; the memory of windows; turns for others; the node of those whose rows are those of their input |
 //! | `table` | a table at a transaction: which leaves, files and rows a filter leaves to read |
+//! | `row_policy` | rows that whoever asks may not see, left out before all else |
 //! | `chains` | files in groups that are each in key order |
 //! | `scan`, `reading` | reading them, in the order of keys; how far that is |
 //! | `leaves` | tables with aggregations, merged leaf by leaf |
@@ -37,6 +38,7 @@ mod pauses;
 mod pieces;
 mod plan;
 mod reading;
+mod row_policy;
 mod run;
 mod scan;
 mod session;
@@ -57,6 +59,8 @@ use dormouse_core::{
         FileFormat, Ids, QueryEngine, QueryLimits, QueryOutput, QueryProgress, QueryRows, QuerySpec,
         ResultColumn, RowFormat, WrittenQuery,
     },
+    predicate::Predicate,
+    schema::Schema,
 };
 
 pub(crate) use self::failure::reason;
@@ -116,6 +120,10 @@ impl QueryEngine for SqlEngine {
         });
         let rows = begin.end().await??;
         Ok(Box::new(Answer::new(&workers, rows, format, limits)?))
+    }
+
+    fn check_row_policy(&self, schema: &Arc<Schema>, predicate: &Predicate) -> Result<()> {
+        row_policy::check(schema, predicate)
     }
 
     fn masked(&self, sql: &str) -> String {

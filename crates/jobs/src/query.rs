@@ -7,7 +7,7 @@ use dormouse_core::{
     Error, ErrorKind, Result,
     config::TableSettings,
     ids::TableName,
-    ports::{QueryTables, TableSnapshot},
+    ports::{QueryTables, RowPolicy, TableSnapshot},
     state::{AsOf, TableState},
     tables::TableInfo,
     tenants::TenantId,
@@ -19,6 +19,18 @@ use crate::services::Services;
 /// Whether a tenant may read a table with these settings. Without a tenant, whoever asks may read all.
 pub fn may_read(settings: &TableSettings, tenant: Option<&TenantId>) -> bool {
     tenant.is_none_or(|tenant| settings.shared() || settings.tenant() == tenant.as_str())
+}
+
+/// What a tenant may read of a table of another's that is shared.
+fn row_policy(settings: &TableSettings, reader: Option<&TenantId>) -> Result<Option<RowPolicy>> {
+    let Some(reader) = reader.filter(|reader| settings.tenant() != reader.as_str()) else {
+        return Ok(None);
+    };
+    let policy = |predicate| RowPolicy {
+        predicate,
+        reader: reader.clone(),
+    };
+    Ok(settings.shared_where()?.map(policy))
 }
 
 /// Every table of an instance that may be read, as it is when a query names it, or as it was.
@@ -70,12 +82,13 @@ impl AllTables {
             .schema()
             .ok_or_else(|| Error::corrupt(format!("table {} has no schema", info.name)))?
             .clone();
-        let rules = services.table_settings(&info)?.row_rules();
+        let settings = services.table_settings(&info)?;
         Ok(TableSnapshot {
             table: info.id,
             schema,
             state,
-            rules: rules.at(services.ports.clock.now()),
+            rules: settings.row_rules().at(services.ports.clock.now()),
+            policy: row_policy(&settings, self.reader.as_ref())?,
             store: services.data.clone(),
         })
     }

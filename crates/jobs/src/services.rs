@@ -167,6 +167,7 @@ impl Services {
         points: &[Key],
         properties: BTreeMap<String, String>,
     ) -> Result<TableInfo> {
+        self.check_row_policy(&schema, &properties)?;
         let ids = &self.ports.ids;
         let names: Result<Vec<PartitionId>> = (0..points.len() * 2)
             .map(|_| PartitionId::new(ids.uuid().to_string()))
@@ -174,6 +175,33 @@ impl Services {
         let mut names = names?.into_iter();
         let partitions = tree_from_split_points(points, || names.next().unwrap_or_else(PartitionId::root))?;
         self.tables.create(name, schema, partitions, properties).await
+    }
+
+    /// Sets properties of a table; one without a value is the instance's again.
+    ///
+    /// # Errors
+    /// `NotFound`; `Invalid` when a property is wrong.
+    pub async fn set_properties(
+        &self,
+        name: &TableName,
+        properties: BTreeMap<String, String>,
+    ) -> Result<TableInfo> {
+        let info = self.tables.named(name).await?;
+        let state = self.states.live_state(&info.id).await?;
+        if let Some(schema) = state.schema() {
+            self.check_row_policy(schema, &properties)?;
+        }
+        self.tables.set_properties(name, properties).await
+    }
+
+    /// Checks the row policy in properties of a table with these columns.
+    fn check_row_policy(&self, schema: &Arc<Schema>, properties: &BTreeMap<String, String>) -> Result<()> {
+        let set = properties.iter().filter(|(_, value)| !value.is_empty());
+        let set = set.map(|(key, value)| (key.clone(), value.clone())).collect();
+        match self.settings.for_table(&set)?.shared_where()? {
+            Some(predicate) => self.ports.queries.check_row_policy(schema, &predicate),
+            None => Ok(()),
+        }
     }
 
     /// The settings of a table.

@@ -38,7 +38,8 @@ pub(super) async fn run(context: &Context, command: TableCommand) -> Result<()> 
             print(context, &tables.delete(&table).await?, "deleted")
         }
         TableCommand::Set { table, properties } => {
-            let info = tables
+            let services = &context.instance.services;
+            let info = services
                 .set_properties(&table, parse_properties(&properties)?)
                 .await?;
             print(context, &info, "changed")

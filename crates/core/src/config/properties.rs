@@ -31,6 +31,8 @@ pub enum Kind {
     Flag,
     /// A name or an address; empty for none.
     Text,
+    /// A condition in SQL, see [`predicate`](crate::predicate); empty for none.
+    Predicate,
     /// Filters, see [`row_rules`](crate::row_rules).
     Filters,
     /// Aggregations, see [`row_rules`](crate::row_rules).
@@ -223,7 +225,10 @@ properties! {
     TENANT = "table.tenant", Table, Kind::Text, "",
         "The tenant that a table belongs to. Queries over HTTP of other tenants do not see it.";
     SHARED = "table.shared", Table, Kind::Flag, "false",
-        "Whether every tenant may read a table.";
+        "Whether every tenant may read a table, or the rows of it that `table.shared.where` says.";
+    SHARED_WHERE = "table.shared.where", Table, Kind::Predicate, "",
+        "Which rows of a shared table other tenants see, such as `region = 'eu'` or `owner = $tenant`: a condition in \
+         SQL on its columns, where `$tenant` is the id of the tenant that asks. None for all.";
     FILTERS = "table.filters", Table, Kind::Filters, "",
         "Which rows count, such as `ageOff(timestamp,86400000)`: rows whose time is so many milliseconds ago are \
          dropped by compactions, and left out of exports.";

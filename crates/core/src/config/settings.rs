@@ -8,6 +8,7 @@ use crate::{
     ids::BucketName,
     plan::compaction::Policy,
     ports::{MAX_JOINS, MAX_SUBQUERIES, QueryLimits, QueueName},
+    predicate::Predicate,
     row_rules::RowRules,
 };
 
@@ -86,6 +87,10 @@ fn check(property: &Property, value: &str) -> Result<()> {
             .map(|_| ())
             .ok_or_else(|| wrong("a number that is not negative")),
         Kind::Text => Ok(()),
+        Kind::Predicate if value.is_empty() => Ok(()),
+        Kind::Predicate => Predicate::new(value)
+            .map(|_| ())
+            .map_err(|error| not_rules(property, error)),
         Kind::Flag if ["true", "false"].contains(&value) => Ok(()),
         Kind::Flag => Err(wrong("true or false")),
         Kind::Word(words) if words.contains(&value) => Ok(()),
@@ -543,6 +548,17 @@ impl TableSettings {
                 ratio: count(&self.values, &keys::COMPACTION_RATIO),
                 files,
             },
+        }
+    }
+
+    /// Which rows of a shared table other tenants see; none for all.
+    ///
+    /// # Errors
+    /// `Invalid` when it is no predicate.
+    pub fn shared_where(&self) -> Result<Option<Predicate>> {
+        match value(&self.values, &keys::SHARED_WHERE) {
+            "" => Ok(None),
+            text => Predicate::new(text).map(Some),
         }
     }
 

@@ -17,9 +17,11 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::{Error, Result},
     ids::TableId,
+    predicate::Predicate,
     row_rules::RulesAt,
     schema::Schema,
     state::TableState,
+    tenants::TenantId,
     time::Timestamp,
 };
 
@@ -55,6 +57,12 @@ pub trait QueryEngine: Debug + Send + Sync {
     /// As [`QueryEngine::query`] and [`QueryRows::next`] have them; `Invalid` when a column of the rows cannot be
     /// written in that format, or rows cannot be partitioned as asked for; `Unavailable` as the store has it.
     async fn write(&self, spec: QuerySpec, output: QueryOutput) -> Result<WrittenQuery>;
+
+    /// Checks that the predicate of a row policy fits a table with these columns.
+    ///
+    /// # Errors
+    /// `Invalid`, with what is wrong.
+    fn check_row_policy(&self, schema: &Arc<Schema>, predicate: &Predicate) -> Result<()>;
 
     /// A query as logs may have it: with `?` for each text and number, without comments, and not longer than
     /// [`MAX_MASKED_BYTES`]. Of what is not SQL, nothing is left.
@@ -112,8 +120,19 @@ pub struct TableSnapshot {
     pub state: Arc<TableState>,
     /// Its filters and aggregations.
     pub rules: Option<RulesAt>,
+    /// Which of its rows whoever asks may read; none for all.
+    pub policy: Option<RowPolicy>,
     /// Where its files are.
     pub store: Arc<dyn ObjectStore>,
+}
+
+/// Which rows of another's table a tenant may read. Nothing that a query computes sees any other, be it in an error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowPolicy {
+    /// They are those for which it is true. `$tenant` in it is the reader's id.
+    pub predicate: Predicate,
+    /// Who reads.
+    pub reader: TenantId,
 }
 
 /// Why a query is refused, where callers tell it from other faults: the source of an `Invalid` error.

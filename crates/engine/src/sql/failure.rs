@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 
 use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
-use dormouse_core::Error;
+use dormouse_core::{Error, ErrorKind};
 use parquet::errors::ParquetError;
 
 /// What is wrong with a query that cannot be planned.
@@ -63,6 +63,31 @@ fn cause(error: &DataFusionError) -> Option<Error> {
     }
     let (_, rest) = text.split_once("Error evaluating filter predicate: ")?;
     Some(Error::invalid(format!("the query failed: {rest}")))
+}
+
+/// An error about rows that whoever asks may not see: as it is, where it tells nothing of them, else without what it
+/// tells.
+pub(super) fn without_rows(error: DataFusionError) -> DataFusionError {
+    let mut next: Option<&(dyn StdError + 'static)> = Some(&error);
+    while let Some(error_below) = next {
+        let of_query = matches!(
+            error_below.downcast_ref(),
+            Some(DataFusionError::ResourcesExhausted(_) | DataFusionError::IoError(_))
+        );
+        let of_table = error_below.downcast_ref::<Error>();
+        let of_table = of_table.is_some_and(|error| error.kind() != ErrorKind::Invalid);
+        if of_query || of_table || error_below.is::<object_store::Error>() {
+            return error;
+        }
+        next = below(error_below);
+    }
+    tracing::error!(
+        error = reason(&error),
+        "rows of a table with a row policy cannot be read"
+    );
+    DataFusionError::External(Box::new(Error::corrupt(
+        "rows of a shared table cannot be read; the log says why",
+    )))
 }
 
 /// What an error carries: some carry errors that they do not name as their source.

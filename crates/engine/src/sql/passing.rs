@@ -1,4 +1,4 @@
-//! A node of a plan whose rows are those of its input: they are looked at, or held up, on their way.
+//! A node of a plan whose rows are those of its input: they are looked at, held up or guarded on their way.
 
 use std::{
     fmt::{self, Debug},
@@ -57,6 +57,10 @@ impl<P: Passage> ExecutionPlan for Passing<P> {
 
     fn maintains_input_order(&self) -> Vec<bool> {
         vec![true]
+    }
+
+    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
+        vec![false]
     }
 
     fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {

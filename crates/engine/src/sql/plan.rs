@@ -9,6 +9,7 @@ use datafusion::{
     common::{ParamValues, ScalarValue, TableReference, metadata::ScalarAndMetadata},
     execution::{SessionState, cache::cache_manager::FileMetadataCache, context::SQLOptions},
     logical_expr::{LogicalPlan, LogicalPlanBuilder},
+    sql::parser::Statement,
 };
 use dormouse_core::{
     Error, Result,
@@ -43,7 +44,12 @@ impl Planner {
         let names = session
             .resolve_table_references(&statement)
             .map_err(|error| refused(&error))?;
-        self.register(session, names, spec).await?;
+        let guarded = self.register(session, names, spec).await?;
+        if let (Some(table), Statement::Explain(_)) = (guarded, &statement) {
+            return Err(Error::invalid(format!(
+                "EXPLAIN tells of all rows of a table, and of \"{table}\" only some are for you"
+            )));
+        }
         let plan = session
             .statement_to_plan(statement)
             .await
@@ -58,13 +64,14 @@ impl Planner {
             .map_err(|error| refused(&error))
     }
 
-    /// Makes the tables that a query names known to its session.
+    /// Makes the tables that a query names known to its session. Answers with one that has a row policy, if one has.
     async fn register(
         &self,
         session: &SessionState,
         names: Vec<TableReference>,
         spec: &QuerySpec,
-    ) -> Result<()> {
+    ) -> Result<Option<String>> {
+        let mut guarded = None;
         for (number, name) in names.into_iter().enumerate() {
             let TableReference::Bare { table } = &name else {
                 return Err(Error::invalid(format!(
@@ -76,14 +83,16 @@ impl Planner {
                 .table(table)
                 .await?
                 .ok_or_else(|| QueryRefusal::AbsentTable(table.to_string()))?;
-            let provider = SnapshotTable::new(snapshot, number, self.footers.clone(), self.progress.clone())
-                .map_err(|error| refused(&error))?;
+            if snapshot.policy.is_some() {
+                guarded = Some(table.to_string());
+            }
+            let provider = SnapshotTable::new(snapshot, number, self.footers.clone(), self.progress.clone())?;
             session
                 .schema_for_ref(name.clone())
                 .and_then(|schema| schema.register_table(table.to_string(), Arc::new(provider)))
                 .map_err(|error| refused(&error))?;
         }
-        Ok(())
+        Ok(guarded)
     }
 }
 

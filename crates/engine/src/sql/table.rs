@@ -33,8 +33,10 @@ use dormouse_core::{
 };
 
 use super::{
+    failure::refused,
     leaves::{LeafFiles, MergedLeaves},
     pieces::viewed,
+    row_policy,
     scan::{Pruned, ScannedFile, Scans},
 };
 use crate::{
@@ -48,6 +50,8 @@ use crate::{
 pub(super) struct SnapshotTable {
     snapshot: TableSnapshot,
     table: TableSchema,
+    /// What rows must be for whoever asks to see them.
+    permitted: Option<Expr>,
     footers: Arc<FileMetadataCache>,
     progress: Arc<QueryProgress>,
     /// Unlike that of the query's other tables.
@@ -61,15 +65,21 @@ impl SnapshotTable {
         number: usize,
         footers: Arc<FileMetadataCache>,
         progress: Arc<QueryProgress>,
-    ) -> Result<Self> {
+    ) -> dormouse_core::Result<Self> {
         let mut table = TableSchema::new(snapshot.schema.clone());
         // Merging keeps the types of the table.
         if !aggregates(snapshot.rules.as_ref()) {
             table.arrow = viewed(&table.arrow);
         }
+        let permitted = match &snapshot.policy {
+            Some(policy) => Some(row_policy::permitted(&table.arrow, &snapshot.table, policy)?),
+            None => None,
+        };
+        let url = ObjectStoreUrl::parse(format!("dormouse://table-{number}"));
         Ok(Self {
             table,
-            url: ObjectStoreUrl::parse(format!("dormouse://table-{number}"))?,
+            permitted,
+            url: url.map_err(|error| refused(&error))?,
             snapshot,
             footers,
             progress,
@@ -295,13 +305,15 @@ impl SnapshotTable {
         Ok(Arc::new(FilterExec::try_new(young, plan)?))
     }
 
-    /// The columns that filters of the table look at, beyond those asked for.
-    fn filter_columns(&self, projection: &[usize]) -> Result<Vec<usize>> {
-        let mut columns = Vec::new();
-        for Filter::AgeOff { column, .. } in self.snapshot.rules.iter().flat_map(|rules| &rules.rules.filters)
-        {
-            let number = self.table.arrow.index_of(column)?;
-            if !projection.contains(&number) && !columns.contains(&number) {
+    /// The columns asked for, and those that the table's filters and its policy look at.
+    fn read(&self, projection: &[usize]) -> Result<Vec<usize>> {
+        let filters = self.snapshot.rules.iter().flat_map(|rules| &rules.rules.filters);
+        let filtered = filters.map(|Filter::AgeOff { column, .. }| column.as_str());
+        let permitted: Vec<&Column> = self.permitted.iter().flat_map(Expr::column_refs).collect();
+        let mut columns = projection.to_vec();
+        for name in filtered.chain(permitted.iter().map(|column| column.name())) {
+            let number = self.table.arrow.index_of(name)?;
+            if !columns.contains(&number) {
                 columns.push(number);
             }
         }
@@ -350,16 +362,22 @@ impl TableProvider for SnapshotTable {
             .register_object_store(self.url.as_ref(), self.snapshot.store.clone());
         let all: Vec<usize> = (0..self.columns()).collect();
         let projection = projection.unwrap_or(&all);
-        let filter = self.physical(session, filters)?;
+        let filters: Vec<Expr> = filters.iter().chain(&self.permitted).cloned().collect();
+        let filter = self.physical(session, &filters)?;
         let found = self.plan(filter.as_ref());
-        if aggregates(self.snapshot.rules.as_ref()) {
-            return self.merged(session, &found, projection);
-        }
-        let more = self.filter_columns(projection)?;
-        let limit = limit.filter(|_| self.snapshot.rules.is_none());
-        let read: Vec<usize> = projection.iter().copied().chain(more).collect();
-        let rows = self.rows(session, &found, &read, limit)?;
-        project(self.filtered(rows, session)?, projection.len())
+        let read = self.read(projection)?;
+        let rows = match aggregates(self.snapshot.rules.as_ref()) {
+            true => self.merged(session, &found, &read)?,
+            false => {
+                let limit = limit.filter(|_| self.snapshot.rules.is_none() && self.permitted.is_none());
+                self.filtered(self.rows(session, &found, &read, limit)?, session)?
+            }
+        };
+        let rows = match &self.permitted {
+            Some(permitted) => row_policy::apply(permitted, rows, session)?,
+            None => rows,
+        };
+        project(rows, projection.len())
     }
 }
 

@@ -12,11 +12,13 @@ use dormouse_core::{
     partition::tree_from_split_points,
     ports::{
         Clock, MAX_JOINS, MAX_SUBQUERIES, Progress, QueryEngine, QueryLimits, QueryRows, QuerySpec,
-        QueryTables, RowEngine, RowFormat, SystemClock, SystemIds, TableSnapshot, Truncated,
+        QueryTables, RowEngine, RowFormat, RowPolicy, SystemClock, SystemIds, TableSnapshot, Truncated,
     },
+    predicate::Predicate,
     row_rules::RowRules,
     schema::{Column, DataType, Schema, TimeUnit},
     state::{Commit, CommitId, Outcome, Record, StateStore, TableState, transaction::Split},
+    tenants::TenantId,
     testing::memory::MemoryItemStore,
     time::Timestamp,
 };
@@ -162,6 +164,7 @@ impl Made {
             rules: RowRules::parse(rules, aggregations)
                 .unwrap()
                 .at(Timestamp::from_millis(1_000_000)),
+            policy: None,
             store: self.fixture.store,
         }
     }
@@ -276,10 +279,28 @@ async fn fractions() -> TableSnapshot {
     made.snapshot("", "").await
 }
 
+/// The table as the tenant `c` sees it.
+fn shared(mut table: TableSnapshot, predicate: &str) -> TableSnapshot {
+    table.policy = Some(RowPolicy {
+        predicate: Predicate::new(predicate).unwrap(),
+        reader: TenantId::new("c").unwrap(),
+    });
+    table
+}
+
 pub(crate) async fn database() -> Database {
     let empty = Made::new(text_schema(), &["m"]).await.snapshot("", "").await;
     let tables = [
         ("letters", letters().await),
+        ("shared", shared(letters().await, "v = $tenant")),
+        ("shared-keys", shared(letters().await, "k >= $tenant AND k < 'd'")),
+        ("shared-counts", shared(counts().await, "n >= 12")),
+        ("shared-aged", shared(aged().await, "k % 2 = 0")),
+        (
+            "shared-casts",
+            shared(letters().await, "CAST(v AS BIGINT) IS NULL"),
+        ),
+        ("shared-amiss", shared(letters().await, "nothing = $tenant")),
         ("counts", counts().await),
         ("aged", aged().await),
         ("fractions", fractions().await),

@@ -6,10 +6,14 @@ use async_trait::async_trait;
 use dormouse_core::{
     Error, ErrorKind, Result,
     ports::{QueryEngine, RowFormat, Truncated},
+    predicate::Predicate,
 };
 use sqllogictest::{AsyncDB, DBOutput, DefaultColumnType, Runner};
 
-use crate::database::{Database, database, drain};
+use crate::{
+    database::{Database, database, drain},
+    fixture::text_schema,
+};
 
 struct Session(Arc<Database>);
 
@@ -58,6 +62,51 @@ async fn every_statement_of_the_slt_files_is_answered_as_it_says() {
             .run_file_async(&file)
             .await
             .unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_but_its_answer_tells_of_a_table_with_a_row_policy() {
+    let database = database().await;
+    for explain in ["EXPLAIN", "EXPLAIN VERBOSE", "EXPLAIN ANALYZE"] {
+        let sql = format!("{explain} SELECT 1 FROM letters JOIN shared ON shared.k = letters.k");
+        let error = database.refusal(&sql).await;
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{}", error.report());
+    }
+    let error = database.refusal("SELECT count(v) FROM \"shared-casts\"").await;
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{}", error.report());
+    assert!(!error.report().contains("Cannot cast"), "{}", error.report());
+    let error = database.refusal("SELECT 1 FROM \"shared-amiss\"").await;
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{}", error.report());
+    assert!(error.report().contains("nothing"), "{}", error.report());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_policies_are_checked() {
+    let database = database().await;
+    let check = |predicate: &str| {
+        let predicate = Predicate::new(predicate).unwrap();
+        database.engine.check_row_policy(&text_schema(), &predicate)
+    };
+    for right in [
+        "v = $tenant",
+        "$tenant LIKE k",
+        "s IN (1, 2) AND v IS NOT NULL",
+        "true",
+    ] {
+        check(right).unwrap();
+    }
+    for (wrong, reason) in [
+        ("nothing = 1", "nothing"),
+        ("v = $other", "$other"),
+        ("s", "true or false"),
+        ("random() < 0.5", "random()"),
+        ("s = (SELECT 1)", "query inside"),
+        ("v = ", "found: EOF"),
+    ] {
+        let error = check(wrong).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{wrong}");
+        assert!(error.report().contains(reason), "{wrong}: {}", error.report());
     }
 }
 

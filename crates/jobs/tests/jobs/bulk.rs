@@ -17,7 +17,8 @@ use dormouse_core::{
     },
     ids::{BulkJobId, RunId},
     message::QueryMessage,
-    ports::{Clock, Compression, FileFormat, QueryTables, QueueName},
+    ports::{Clock, Compression, FileFormat, QueryTables, QueueName, RowPolicy},
+    predicate::Predicate,
     state::{AsOf, Record},
     tables::TableInfo,
     tenants::TenantId,
@@ -26,6 +27,7 @@ use dormouse_core::{
 use dormouse_jobs::{
     bulk::{self, QueryWorker},
     garbage::Override,
+    query::AllTables,
     schedule::{Schedule, collect_all},
     worker,
 };
@@ -828,6 +830,28 @@ async fn a_tenant_reads_its_own_tables_and_shared_ones_and_others_are_as_absent(
             assert_eq!(failure(&job), (FailureCode::QueryError, text.as_str()));
             assert!(job.pins.is_empty() && job.snapshot.is_empty());
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn others_read_a_shared_table_by_its_row_policy() {
+    let world = World::new();
+    let [owner, other] = ["acme", "other"].map(|id| TenantId::new(id).unwrap());
+    let predicate = "payload = $tenant";
+    let properties = [
+        ("table.tenant", "acme"),
+        ("table.shared", "true"),
+        ("table.shared.where", predicate),
+    ];
+    world.table_with("shared", 1, &properties).await;
+    let policy = Some(RowPolicy {
+        predicate: Predicate::new(predicate).unwrap(),
+        reader: other.clone(),
+    });
+    for (reader, expected) in [(None, None), (Some(owner), None), (Some(other), policy)] {
+        let tables = AllTables::of_tenant(world.services.clone(), reader.clone(), None);
+        let snapshot = tables.table("shared").await.unwrap().unwrap();
+        assert_eq!(snapshot.policy, expected, "{reader:?}");
     }
 }
 

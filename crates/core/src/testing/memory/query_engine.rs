@@ -15,6 +15,8 @@ use crate::{
         QueryRefusal, QueryRows, QuerySpec, ResultColumn, RowFormat, TableSnapshot, Truncated, WrittenFile,
         WrittenQuery,
     },
+    predicate::Predicate,
+    schema::Schema,
     state::Reference,
     time::Timestamp,
 };
@@ -80,7 +82,11 @@ impl MemoryQueryEngine {
         let mut tables = Vec::new();
         for name in table_names(&spec.sql)? {
             let table = spec.tables.table(name).await?;
-            tables.push(table.ok_or_else(|| QueryRefusal::AbsentTable(name.to_owned()))?);
+            let table = table.ok_or_else(|| QueryRefusal::AbsentTable(name.to_owned()))?;
+            if table.policy.is_some() {
+                return Err(Error::internal("rows in memory are read without row policies"));
+            }
+            tables.push(table);
         }
         self.at(QueryStep::Named(spec.sql.clone())).await?;
         let mut inputs = Vec::new();
@@ -227,6 +233,11 @@ impl QueryRows for Answer {
 
 #[async_trait]
 impl QueryEngine for MemoryQueryEngine {
+    /// Every policy fits; none can be applied.
+    fn check_row_policy(&self, _schema: &Arc<Schema>, _predicate: &Predicate) -> Result<()> {
+        Ok(())
+    }
+
     fn masked(&self, sql: &str) -> String {
         let is_known = |byte: char| byte.is_ascii_digit();
         sql.replace(is_known, "?")
