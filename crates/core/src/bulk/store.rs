@@ -575,6 +575,9 @@ impl BulkJobs {
             .iter()
             .map(|item| at_place(&item.key.sort))
             .collect::<Result<Vec<_>>>()?;
+        if places.is_empty() {
+            return Ok(Vec::new());
+        }
         let keys: Vec<_> = places.iter().map(|(_, id)| BulkJob::key(tenant, id)).collect();
         let items = self.items.get_all(&keys).await?;
         places
