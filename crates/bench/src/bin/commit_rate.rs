@@ -30,6 +30,9 @@ use dormouse_jobs::{
 };
 use futures::{StreamExt, TryStreamExt};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 type Done<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// How many commits of a table are under way at a time: as many as a fleet of workers has.
@@ -52,16 +55,10 @@ async fn main() -> Done<()> {
     let committer = Committer::new(services.clone());
     let work = async {
         let started = Instant::now();
-        let services = &services;
-        let of_table = |table| {
-            futures::stream::iter((0..commits).map(move |_| one(services, table, tracked)))
-                .buffer_unordered(AT_ONCE)
-                .try_collect::<Vec<()>>()
-        };
-        let done = futures::future::try_join_all(tables.iter().map(of_table)).await;
+        let done = commit_all(&services, &tables, commits, tracked).await;
         let seconds = started.elapsed().as_secs_f64();
         lifetime.stop();
-        done.map(|_| seconds)
+        done.map(|()| seconds)
     };
     let seconds = match mode.as_str() {
         "direct" => work.await?,
@@ -120,6 +117,24 @@ async fn make_table(services: &Services, mode: &str) -> Done<TableInfo> {
     Ok(services
         .create_table(name, Arc::new(schema), &[], properties)
         .await?)
+}
+
+/// So many commits to each table, those of each in a task of their own.
+async fn commit_all(services: &Services, tables: &[TableInfo], commits: usize, tracked: bool) -> Done<()> {
+    let of_table = |table: &TableInfo| {
+        let (services, table) = (services.clone(), table.clone());
+        tokio::spawn(async move {
+            futures::stream::iter((0..commits).map(|_| one(&services, &table, tracked)))
+                .buffer_unordered(AT_ONCE)
+                .try_collect::<Vec<()>>()
+                .await
+        })
+    };
+    let tasks: Vec<_> = tables.iter().map(of_table).collect();
+    for task in tasks {
+        task.await??;
+    }
+    Ok(())
 }
 
 /// A job's commit, from its request to its outcome.

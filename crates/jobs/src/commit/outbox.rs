@@ -9,7 +9,7 @@ use std::{
 use dormouse_core::{
     Error, Result,
     gather::{Gather, to_each},
-    ids::TableId,
+    ids::{TableId, TransactionNumber},
     message::CommitMessage,
     ports::{Message, QueueName, create_object, queue::MAX_BODY_BYTES},
     state::{Commit, CommitId, Outcome, TableState},
@@ -86,6 +86,8 @@ struct Asking {
     from: u64,
     not_before: Timestamp,
     commits: BTreeMap<u64, Asked>,
+    /// Up to which transaction the log was looked at last, and from which one on nobody was looked for then.
+    looked_at: (TransactionNumber, u64),
 }
 
 #[derive(Debug)]
@@ -200,14 +202,22 @@ impl TableOutbox {
 
 impl Asking {
     fn answer_by(&mut self, state: &TableState) {
-        let known = self
-            .commits
-            .extract_if(.., |_, asked| outcome_in(state, &asked.commit).is_some());
-        for (_, asked) in known {
-            if let Some(outcome) = outcome_in(state, &asked.commit) {
-                // Whoever asked may be gone.
-                let _ = asked.answer.send(outcome);
-            }
+        let from = match self.looked_at {
+            (transaction, next) if transaction == state.transaction() => next,
+            _ => 0,
+        };
+        self.looked_at = (state.transaction(), self.next + 1);
+        let mut outcomes = Vec::new();
+        let known = self.commits.extract_if(from.., |_, asked| {
+            let outcome = outcome_in(state, &asked.commit);
+            let is_known = outcome.is_some();
+            outcomes.extend(outcome);
+            is_known
+        });
+        let answers: Vec<_> = known.map(|(_, asked)| asked.answer).collect();
+        for (answer, outcome) in answers.into_iter().zip(outcomes) {
+            // Whoever asked may be gone.
+            let _ = answer.send(outcome);
         }
     }
 
