@@ -6,6 +6,7 @@
 
 mod properties;
 mod settings;
+mod values;
 
 pub use properties::{Kind, PROPERTIES, Property, Scope, reference_page};
 pub use settings::{CommitMode, InstanceSettings, TableSettings};

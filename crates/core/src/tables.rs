@@ -390,14 +390,16 @@ impl Tables {
             .await
     }
 
-    /// Sets properties of a table; one without a value is the instance's again.
+    /// Sets properties of a table; one without a value is the instance's again. `check` sees the table's schema and the
+    /// properties that have values.
     ///
     /// # Errors
-    /// `NotFound`; `Invalid` when a property is wrong.
+    /// `NotFound`; `Invalid` when a property is wrong; those of `check`.
     pub async fn set_properties(
         &self,
         name: &TableName,
         properties: BTreeMap<String, String>,
+        check: impl FnOnce(&Arc<Schema>, &BTreeMap<String, String>) -> Result<()>,
     ) -> Result<TableInfo> {
         let info = self.named(name).await?;
         let state = self.states.live_state(&info.id).await?;
@@ -412,6 +414,7 @@ impl Tables {
             .map(|key| TableSettings::name_of(key))
             .collect::<Result<_>>()?;
         defaults.for_table(&set)?.row_rules().check(schema)?;
+        check(schema, &set)?;
         self.update(
             &info.id,
             |info| {

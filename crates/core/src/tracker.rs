@@ -6,11 +6,13 @@
 //! (`jobs::repair`).
 
 mod event;
+mod list;
 mod record;
 mod report;
 mod store;
 
 pub use crate::ids::JobKind;
 pub use event::{Event, EventKind, JobKey, JobStatus};
+pub use list::{JobCursor, JobFilter, JobPage};
 pub use report::{ExportCounts, JobReport, RunReport};
-pub use store::{ExportPart, JobCursor, JobFilter, JobPage, PartsProgress, Tracker};
+pub use store::{ExportPart, PartsProgress, Tracker};

@@ -186,19 +186,13 @@ impl Services {
         name: &TableName,
         properties: BTreeMap<String, String>,
     ) -> Result<TableInfo> {
-        let info = self.tables.named(name).await?;
-        let state = self.states.live_state(&info.id).await?;
-        if let Some(schema) = state.schema() {
-            self.check_row_policy(schema, &properties)?;
-        }
-        self.tables.set_properties(name, properties).await
+        let check = |schema: &_, set: &_| self.check_row_policy(schema, set);
+        self.tables.set_properties(name, properties, check).await
     }
 
     /// Checks the row policy in properties of a table with these columns.
     fn check_row_policy(&self, schema: &Arc<Schema>, properties: &BTreeMap<String, String>) -> Result<()> {
-        let set = properties.iter().filter(|(_, value)| !value.is_empty());
-        let set = set.map(|(key, value)| (key.clone(), value.clone())).collect();
-        match self.settings.for_table(&set)?.shared_where()? {
+        match self.settings.for_table(properties)?.shared_where()? {
             Some(predicate) => self.ports.queries.check_row_policy(schema, &predicate),
             None => Ok(()),
         }

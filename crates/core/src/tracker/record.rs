@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::{
     event::{Event, EventKind, JobKey},
+    list::place,
     report::JobReport,
     store::{Tracker, decode, events_partition, status_key, table_text},
 };
@@ -113,18 +114,6 @@ impl JobReport {
             .with("listed", listed)
             .expiring(expires))
     }
-}
-
-/// The place in the list of a job that was first heard of at a time, and how it is called.
-fn place(key: &JobKey, at: Timestamp, expires: Timestamp) -> (String, Item) {
-    let table = table_text(key.table.as_ref());
-    let listed = format!("{:013}|{}|{}|{table}", at.as_millis().max(0), key.job, key.kind);
-    let item = Item::new(ItemKey::new(Collection::JobTimes, at.day(), listed.as_str()))
-        .with("jobId", key.job.as_str())
-        .with("kind", key.kind.as_str())
-        .with("tableId", table)
-        .expiring(expires);
-    (listed, item)
 }
 
 impl Tracker {

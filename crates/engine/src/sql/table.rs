@@ -71,10 +71,10 @@ impl SnapshotTable {
         if !aggregates(snapshot.rules.as_ref()) {
             table.arrow = viewed(&table.arrow);
         }
-        let permitted = match &snapshot.policy {
-            Some(policy) => Some(row_policy::permitted(&table.arrow, &snapshot.table, policy)?),
-            None => None,
-        };
+        let policy = snapshot.policy.as_ref();
+        let permitted = policy
+            .map(|policy| row_policy::permitted(&table.arrow, &snapshot.table, policy))
+            .transpose()?;
         let url = ObjectStoreUrl::parse(format!("dormouse://table-{number}"));
         Ok(Self {
             table,

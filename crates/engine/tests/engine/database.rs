@@ -24,7 +24,10 @@ use dormouse_core::{
 };
 use dormouse_engine::SqlEngine;
 
-use crate::fixture::{Fixture, batch, leaves, text, text_schema};
+use crate::{
+    fixture::{Fixture, batch, leaves, text, text_schema},
+    watched_objects::WatchedObjects,
+};
 
 const FOOTER_BYTES: usize = 16 << 20;
 
@@ -288,6 +291,18 @@ fn shared(mut table: TableSnapshot, predicate: &str) -> TableSnapshot {
     table
 }
 
+/// Ten thousand keys of each letter in four leaves, each with a file, whose reads are watched.
+pub(crate) async fn watched() -> (Database, Arc<WatchedObjects>) {
+    let mut made = Made::new(text_schema(), &["g", "n", "t"]).await;
+    made.fixture.target_file_bytes = 1;
+    made.add("one", rows("abcdefghijklmnopqrstuvwxyz", 0..10_000))
+        .await;
+    let mut letters = made.snapshot("", "").await;
+    let store = Arc::new(WatchedObjects::new(letters.store));
+    letters.store = store.clone();
+    (Database::of([("letters", letters)]), store)
+}
+
 pub(crate) async fn database() -> Database {
     let empty = Made::new(text_schema(), &["m"]).await.snapshot("", "").await;
     let tables = [
@@ -306,15 +321,19 @@ pub(crate) async fn database() -> Database {
         ("fractions", fractions().await),
         ("empty-table", empty),
     ];
-    let tables = tables.map(|(name, snapshot)| (name.to_owned(), snapshot));
-    let options = Fixture::text(&[]).options;
-    Database {
-        engine: SqlEngine::new(&options, FOOTER_BYTES, &SystemIds),
-        tables: Arc::new(Snapshots(BTreeMap::from(tables))),
-    }
+    Database::of(tables)
 }
 
 impl Database {
+    fn of<const TABLES: usize>(tables: [(&str, TableSnapshot); TABLES]) -> Self {
+        let tables = tables.map(|(name, snapshot)| (name.to_owned(), snapshot));
+        let options = Fixture::text(&[]).options;
+        Self {
+            engine: SqlEngine::new(&options, FOOTER_BYTES, &SystemIds),
+            tables: Arc::new(Snapshots(BTreeMap::from(tables))),
+        }
+    }
+
     pub(crate) fn spec(&self, sql: &str) -> QuerySpec {
         QuerySpec {
             sql: sql.to_owned(),

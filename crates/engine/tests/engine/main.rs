@@ -21,3 +21,4 @@ mod rules;
 mod sample;
 mod spilling;
 mod verify;
+mod watched_objects;

@@ -8,11 +8,13 @@ use dormouse_core::{
     ports::{QueryEngine, RowFormat, Truncated},
     predicate::Predicate,
 };
+use object_store::ObjectStoreExt;
 use sqllogictest::{AsyncDB, DBOutput, DefaultColumnType, Runner};
 
 use crate::{
-    database::{Database, database, drain},
+    database::{Database, database, drain, watched},
     fixture::text_schema,
+    watched_objects::Read,
 };
 
 struct Session(Arc<Database>);
@@ -132,6 +134,43 @@ async fn plans_read_only_the_leaves_and_files_whose_keys_fit() {
         let named = [".parquet", "partition_", "file_groups"].map(|name| shown.contains(name));
         assert_eq!(named, [false; 3], "{shown}");
         assert!(shown.contains("files=3/14"), "{shown}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lookup_reads_a_few_pages_of_one_file_and_no_footer_twice() {
+    let (database, store) = watched().await;
+    let lookup = async |key: &str| {
+        store.reads();
+        let rows = database
+            .lines(&format!("SELECT * FROM letters WHERE k = '{key}'"))
+            .await;
+        assert_eq!(rows.len(), 1, "{key}: {rows:?}");
+        let mut reads = Vec::new();
+        for read in store.reads() {
+            let Read::Bytes(path, range) = read else {
+                panic!("{key}: {read:?}")
+            };
+            reads.push((path, range));
+        }
+        reads
+    };
+    let first = lookup("p5000").await;
+    let (path, _) = first[0].clone();
+    assert!(first.iter().all(|(other, _)| *other == path), "{first:?}");
+    let size = store.head(&path).await.unwrap().size;
+    let end = store.get_range(&path, size - 8..size - 4).await.unwrap();
+    let footer = size - 8 - u64::from(u32::from_le_bytes(end[..].try_into().unwrap()));
+    for key in ["p5001", "s9999", "n000"] {
+        let again = lookup(key).await;
+        assert!(again.iter().all(|(other, _)| *other == path), "{key}: {again:?}");
+        assert!(
+            again.iter().all(|(_, range)| range.end <= footer),
+            "{key}: {again:?}"
+        );
+        let bytes: u64 = again.iter().map(|(_, range)| range.end - range.start).sum();
+        assert!(bytes * 3 < size, "{key}: {bytes} bytes of {size}: {again:?}");
+        assert!(again.len() <= 6, "{key}: {again:?}");
     }
 }
 
