@@ -4,8 +4,8 @@ use std::{collections::VecDeque, sync::Arc};
 
 use arrow::{
     array::{
-        Array, ArrayRef, BinaryArray, BinaryViewArray, GenericByteArray, ListArray, MapArray, RecordBatch,
-        StringArray, StringViewArray, StructArray, UInt32Array, cast::AsArray, make_array,
+        Array, ArrayData, ArrayRef, BinaryArray, BinaryViewArray, GenericByteArray, ListArray, MapArray,
+        RecordBatch, StringArray, StringViewArray, StructArray, UInt32Array, cast::AsArray, make_array,
     },
     buffer::{Buffer, OffsetBuffer},
     compute,
@@ -14,7 +14,7 @@ use arrow::{
 };
 use dormouse_core::Error;
 
-use crate::table::TableSchema;
+use crate::{joined::Joined, table::TableSchema};
 
 /// Why an array could not take a form.
 #[derive(Debug)]
@@ -201,7 +201,10 @@ pub(crate) fn interleave(
                 .iter()
                 .map(|batch| batch.column(column).as_ref())
                 .collect();
-            compute::interleave(&arrays, places)
+            match texts_of(&arrays) {
+                Some(texts) => interleave_texts(table.column_type(column), &texts, places),
+                None => compute::interleave(&arrays, places),
+            }
         })
         .collect::<Result<Vec<_>, _>>();
     match columns {
@@ -214,6 +217,53 @@ pub(crate) fn interleave(
         Err(error) => return Err(Error::internal("cannot gather rows").with_source(error)),
     }
     Ok(())
+}
+
+/// The offsets and bytes of columns of text, none of which has nulls.
+fn texts_of<'a>(arrays: &[&'a dyn Array]) -> Option<Vec<(&'a [i32], &'a [u8])>> {
+    let texts = arrays.iter().map(|array| match array.data_type() {
+        _ if array.null_count() > 0 => None,
+        ArrowType::Utf8 => {
+            let texts = array.as_string::<i32>();
+            Some((texts.value_offsets(), texts.value_data()))
+        }
+        ArrowType::Binary => {
+            let texts = array.as_binary::<i32>();
+            Some((texts.value_offsets(), texts.value_data()))
+        }
+        _ => None,
+    });
+    texts.collect()
+}
+
+fn interleave_texts(
+    data_type: &ArrowType,
+    texts: &[(&[i32], &[u8])],
+    places: &[(usize, usize)],
+) -> Result<ArrayRef, ArrowError> {
+    let (all, rows) = texts.iter().fold((0, 0), |(all, rows), (starts, _)| {
+        let ends = starts.first().zip(starts.last());
+        let bytes = ends.map_or(0, |(first, last)| (last - first) as usize);
+        (all + bytes, rows + starts.len())
+    });
+    let mut offsets = Vec::with_capacity(places.len() + 1);
+    offsets.push(0);
+    let mut joined = Joined::with_room(all / rows.max(1) * places.len() * 5 / 4);
+    for &(batch, row) in places {
+        let (starts, bytes) = texts[batch];
+        joined.push(bytes, starts[row] as usize..starts[row + 1] as usize);
+        // Those beyond what fits are thrown away below.
+        offsets.push(joined.len() as i32);
+    }
+    if i32::try_from(joined.len()).is_err() {
+        return Err(ArrowError::OffsetOverflowError(joined.len()));
+    }
+    let array = ArrayData::builder(data_type.clone())
+        .len(places.len())
+        .add_buffer(Buffer::from_vec(offsets))
+        .add_buffer(Buffer::from_vec(joined.into_bytes()))
+        .build()?;
+    Ok(make_array(array))
 }
 
 /// How many bytes the values of `array` take in their plain form, offsets left out.

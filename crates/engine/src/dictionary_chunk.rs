@@ -1,36 +1,20 @@
 //! Writes codes as a column chunk of Parquet: a dictionary page, and data pages of places in it.
 //!
-//! The dictionary is in the order of its values, so that the bounds of a page are those of its places. What the
-//! Parquet writer says of a chunk and of its pages is said here too: statistics, page index, histograms and sizes.
+//! The dictionary is in the order of its values, so that the bounds of a page are those of its places.
 
-use std::{cmp::Ordering, ops::Range};
+use std::ops::Range;
 
-use arrow::{
-    array::{Array, UInt32Array},
-    buffer::NullBuffer,
-};
-use bytes::Bytes;
-use dormouse_core::{Error, Result};
+use arrow::array::{Array, UInt32Array};
+use dormouse_core::Result;
 use parquet::{
-    basic::{BoundaryOrder, Compression, Encoding, EncodingMask, PageType, Type as PhysicalType, ZstdLevel},
-    column::{
-        page::{CompressedPage, Page, PageWriteSpec, PageWriter},
-        writer::ColumnCloseResult,
-    },
-    data_type::ByteArray,
+    basic::{Compression, Encoding, Type as PhysicalType},
     errors::ParquetError,
-    file::{
-        metadata::{
-            ColumnChunkMetaData, ColumnIndexBuilder, LevelHistogram, OffsetIndexBuilder, PageEncodingStats,
-        },
-        properties::{EnabledStatistics, WriterProperties},
-        statistics::{Statistics, ValueStatistics},
-        writer::{SerializedPageWriter, TrackedWrite},
-    },
+    file::properties::WriterProperties,
     schema::types::ColumnDescPtr,
 };
 
 use crate::{
+    column_chunk::{self, Bounds, ChunkWriter, ColumnChunk, PageCompressor, PageFacts},
     dictionary::{Dictionary, Values},
     hybrid,
     parquet_file::cannot_encode,
@@ -46,38 +30,9 @@ const NO_PLACE: u32 = u32::MAX;
 /// Whether a column's chunks may be written from codes: it is written with a dictionary, and its values are not inside
 /// others.
 pub(crate) fn is_writable(column: &ColumnDescPtr, properties: &WriterProperties) -> bool {
-    let path = column.path();
-    let is_flat = column.max_rep_level() == 0 && column.max_def_level() <= 1 && path.parts().len() == 1;
-    let is_stored = matches!(
-        column.physical_type(),
-        PhysicalType::BYTE_ARRAY | PhysicalType::INT32 | PhysicalType::INT64
-    );
-    is_flat
-        && is_stored
-        && properties.dictionary_enabled(path)
-        && properties.statistics_enabled(path) == EnabledStatistics::Page
-        && matches!(properties.compression(path), Compression::ZSTD(_))
-}
-
-/// A column chunk in memory, with its offsets from its own beginning.
-pub(crate) struct DictionaryChunk {
-    pub(crate) bytes: Bytes,
-    pub(crate) description: ColumnCloseResult,
-}
-
-/// Compresses the pages of one chunk after the other.
-#[derive(Default)]
-pub(crate) struct PageCompressor(Option<(ZstdLevel, zstd::bulk::Compressor<'static>)>);
-
-impl PageCompressor {
-    fn of_level(&mut self, level: ZstdLevel) -> Result<&mut zstd::bulk::Compressor<'static>> {
-        let known = self.0.take().filter(|(known, _)| *known == level);
-        let compressor = match known {
-            Some((_, compressor)) => compressor,
-            None => zstd::bulk::Compressor::new(level.compression_level()).map_err(cannot_compress)?,
-        };
-        Ok(&mut self.0.insert((level, compressor)).1)
-    }
+    column_chunk::is_writable(column, properties)
+        && properties.dictionary_enabled(column.path())
+        && matches!(properties.compression(column.path()), Compression::ZSTD(_))
 }
 
 /// Encodes a column's codes as a chunk; none when its values do not suit a dictionary.
@@ -87,32 +42,22 @@ pub(crate) fn encode(
     dictionary: &Dictionary,
     codes: &UInt32Array,
     compressor: &mut PageCompressor,
-) -> Result<Option<DictionaryChunk>> {
+) -> Result<Option<ColumnChunk>> {
     let Some(sorted) = Sorted::new(dictionary.values(), codes) else {
         return Ok(None);
     };
-    let Compression::ZSTD(level) = properties.compression(column.path()) else {
-        return Ok(None);
-    };
     let mut chunk = Chunk {
-        column,
+        stored: column.physical_type(),
         sorted: &sorted,
         width: hybrid::bit_width(sorted.codes.len() as u32 - 1),
-        compression: properties.compression(column.path()),
-        compressor: compressor.of_level(level)?,
+        chunk: ChunkWriter::new(column.clone(), properties),
         pages: Vec::new(),
-        bounds: Vec::new(),
-        column_index: ColumnIndexBuilder::new(column.physical_type()),
-        offset_index: OffsetIndexBuilder::new(),
-        nulls: 0,
-        value_bytes: 0,
-        levels: LevelHistogram::try_new(column.max_def_level()),
     };
     let rows = properties.data_page_row_count_limit().max(1);
     for first in (0..codes.len()).step_by(rows) {
         chunk.add_page(codes, first..codes.len().min(first + rows));
     }
-    chunk.finish(codes.len()).map(Some).map_err(cannot_encode)
+    chunk.finish(compressor).map(Some).map_err(cannot_encode)
 }
 
 /// The values of a chunk in order.
@@ -170,10 +115,17 @@ impl<'a> Sorted<'a> {
         }
     }
 
-    fn bytes(&self, place: u32, stored: PhysicalType) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        self.put(place, stored, &mut bytes);
-        bytes
+    /// The values of the smallest and the largest place; none without places.
+    fn bounds(&self, places: &[u32]) -> Option<Bounds> {
+        let (min, max) = places.iter().min().zip(places.iter().max())?;
+        let code = |place: &u32| self.codes[*place as usize];
+        Some(match self.values {
+            Values::Bytes(values) => {
+                let bytes = |place| values.value(code(place)).to_vec();
+                Bounds::Bytes(bytes(min), bytes(max))
+            }
+            Values::Numbers(values) => Bounds::Numbers(*values.value(code(min)), *values.value(code(max))),
+        })
     }
 
     /// All values, plain.
@@ -191,20 +143,12 @@ impl<'a> Sorted<'a> {
 
 /// A chunk whose pages are encoded one after the other.
 struct Chunk<'a> {
-    column: &'a ColumnDescPtr,
+    stored: PhysicalType,
     sorted: &'a Sorted<'a>,
     width: u32,
-    compression: Compression,
-    compressor: &'a mut zstd::bulk::Compressor<'static>,
-    /// Pages that are not compressed yet, each with its rows.
-    pages: Vec<(Vec<u8>, usize)>,
-    /// The smallest and the largest place in each page that has values.
-    bounds: Vec<(u32, u32)>,
-    column_index: ColumnIndexBuilder,
-    offset_index: OffsetIndexBuilder,
-    nulls: u64,
-    value_bytes: usize,
-    levels: Option<LevelHistogram>,
+    chunk: ChunkWriter,
+    /// Pages that are not compressed yet.
+    pages: Vec<(Vec<u8>, PageFacts)>,
 }
 
 impl Chunk<'_> {
@@ -212,9 +156,7 @@ impl Chunk<'_> {
         let count = rows.len();
         let codes = codes.slice(rows.start, count);
         let mut page = Vec::new();
-        if self.column.max_def_level() > 0 {
-            put_levels(codes.nulls(), count, &mut page);
-        }
+        self.chunk.put_levels(codes.nulls(), count, &mut page);
         let place = |code: u32| self.sorted.places[code as usize];
         let places: Vec<u32> = match codes.null_count() {
             0 => codes.values().iter().map(|code| place(*code)).collect(),
@@ -222,207 +164,45 @@ impl Chunk<'_> {
         };
         page.push(self.width as u8);
         hybrid::encode(&places, self.width, &mut page);
-        self.describe(&places, count);
-
-        self.pages.push((page, count));
+        let facts = PageFacts {
+            rows: count,
+            nulls: count - places.len(),
+            bounds: self.sorted.bounds(&places),
+            value_bytes: (self.stored == PhysicalType::BYTE_ARRAY).then(|| {
+                let lengths = places.iter().map(|place| self.sorted.lengths[*place as usize]);
+                lengths.sum()
+            }),
+        };
+        self.pages.push((page, facts));
     }
 
     /// Leaves compression out where it takes less than a tenth off the dictionary and the largest page.
-    fn choose_compression(&mut self, dictionary: &[u8]) -> Result<(), ParquetError> {
+    fn choose_compression(
+        &mut self,
+        dictionary: &[u8],
+        compressor: &mut PageCompressor,
+    ) -> Result<(), ParquetError> {
         let largest = self.pages.iter().max_by_key(|(page, _)| page.len());
         let largest = largest.map_or(&[][..], |(page, _)| page);
         let plain = dictionary.len() + largest.len() * self.pages.len();
-        let compressed = self.compressor.compress(dictionary)?.len()
-            + self.compressor.compress(largest)?.len() * self.pages.len();
+        let mut stored = |bytes| compressor.stored(bytes, self.chunk.compression());
+        let compressed = stored(dictionary)?.len() + stored(largest)?.len() * self.pages.len();
         if compressed * 10 > plain * 9 {
-            self.compression = Compression::UNCOMPRESSED;
+            self.chunk.leave_uncompressed();
         }
         Ok(())
     }
 
-    /// A page's bytes as they are stored.
-    fn stored(&mut self, page: Vec<u8>) -> Result<Bytes, ParquetError> {
-        Ok(match self.compression {
-            Compression::UNCOMPRESSED => page.into(),
-            _ => self.compressor.compress(&page)?.into(),
-        })
-    }
-
-    /// Takes down what a page has: the places of its values, in so many rows.
-    fn describe(&mut self, places: &[u32], rows: usize) {
-        let nulls = rows - places.len();
-        self.nulls += nulls as u64;
-        let stored = self.column.physical_type();
-        let bounds = places.iter().copied().min().zip(places.iter().copied().max());
-        let (min, max) = match bounds {
-            Some((min, max)) => (self.sorted.bytes(min, stored), self.sorted.bytes(max, stored)),
-            None => (Vec::new(), Vec::new()),
-        };
-        self.column_index.append(bounds.is_none(), min, max, nulls as i64);
-        self.bounds.extend(bounds);
-        let mut levels = LevelHistogram::try_new(self.column.max_def_level());
-        if let (Some(levels), Some(all)) = (&mut levels, &mut self.levels) {
-            levels.increment_by(0, nulls as i64);
-            levels.increment_by(1, places.len() as i64);
-            all.add(levels);
+    fn finish(mut self, compressor: &mut PageCompressor) -> Result<ColumnChunk, ParquetError> {
+        let values = self.sorted.plain(self.stored);
+        self.choose_compression(&values, compressor)?;
+        self.chunk
+            .add_dictionary(&values, self.sorted.codes.len(), compressor)?;
+        for (page, facts) in self.pages {
+            self.chunk
+                .add_page(&page, Encoding::RLE_DICTIONARY, facts, compressor)?;
         }
-        self.column_index.append_histograms(&None, &levels);
-        self.offset_index.append_row_count(rows as i64);
-        if stored == PhysicalType::BYTE_ARRAY {
-            let lengths = places.iter().map(|place| self.sorted.lengths[*place as usize]);
-            let bytes: usize = lengths.sum();
-            self.value_bytes += bytes;
-            self.offset_index
-                .append_unencoded_byte_array_data_bytes(Some(bytes as i64));
-        }
-    }
-
-    fn finish(mut self, rows: usize) -> Result<DictionaryChunk, ParquetError> {
-        let stored = self.column.physical_type();
-        let plain = self.sorted.plain(stored);
-        self.choose_compression(&plain)?;
-        let size = plain.len();
-        let dictionary = Page::DictionaryPage {
-            buf: self.stored(plain)?,
-            num_values: self.sorted.codes.len() as u32,
-            encoding: Encoding::PLAIN,
-            // As all writers say; readers make nothing of it.
-            is_sorted: false,
-        };
-        let mut sink = TrackedWrite::new(Vec::new());
-        let mut writer = SerializedPageWriter::new(&mut sink);
-        let mut sizes = Sizes::default();
-        let dictionary = writer.write_page(CompressedPage::new(dictionary, size))?;
-        sizes.add(&dictionary);
-        let mut first = None;
-        let pages = std::mem::take(&mut self.pages);
-        let page_count = pages.len() as i32;
-        for (page, count) in pages {
-            let size = page.len();
-            let page = Page::DataPage {
-                buf: self.stored(page)?,
-                num_values: count as u32,
-                encoding: Encoding::RLE_DICTIONARY,
-                def_level_encoding: Encoding::RLE,
-                rep_level_encoding: Encoding::RLE,
-                statistics: None,
-            };
-            let page = writer.write_page(CompressedPage::new(page, size))?;
-            sizes.add(&page);
-            first.get_or_insert(page.offset as i64);
-            self.offset_index
-                .append_offset_and_size(page.offset as i64, page.compressed_size as i32);
-        }
-        writer.close()?;
-        let statistics = |page_type, encoding, count| PageEncodingStats {
-            page_type,
-            encoding,
-            count,
-        };
-        let encodings = [Encoding::PLAIN, Encoding::RLE, Encoding::RLE_DICTIONARY];
-        let is_text = stored == PhysicalType::BYTE_ARRAY;
-        let metadata = ColumnChunkMetaData::builder(self.column.clone())
-            .set_compression(self.compression)
-            .set_encodings_mask(EncodingMask::new_from_encodings(encodings.iter()))
-            .set_page_encoding_stats(vec![
-                statistics(PageType::DICTIONARY_PAGE, Encoding::PLAIN, 1),
-                statistics(PageType::DATA_PAGE, Encoding::RLE_DICTIONARY, page_count),
-            ])
-            .set_total_compressed_size(sizes.compressed)
-            .set_total_uncompressed_size(sizes.uncompressed)
-            .set_num_values(rows as i64)
-            .set_dictionary_page_offset(Some(dictionary.offset as i64))
-            .set_data_page_offset(first.unwrap_or_default())
-            .set_statistics(bounds_of(self.column, self.sorted, self.nulls))
-            .set_unencoded_byte_array_data_bytes(is_text.then_some(self.value_bytes as i64))
-            .set_definition_level_histogram(self.levels)
-            .build()?;
-        self.column_index.set_boundary_order(order(&self.bounds));
-        let description = ColumnCloseResult {
-            bytes_written: sizes.compressed as u64,
-            rows_written: rows as u64,
-            metadata,
-            bloom_filter: None,
-            column_index: Some(self.column_index.build()?),
-            offset_index: Some(self.offset_index.build()),
-        };
-        Ok(DictionaryChunk {
-            bytes: sink.into_inner()?.into(),
-            description,
-        })
-    }
-}
-
-/// Bytes of pages, with their headers.
-#[derive(Default)]
-struct Sizes {
-    compressed: i64,
-    uncompressed: i64,
-}
-
-impl Sizes {
-    fn add(&mut self, page: &PageWriteSpec) {
-        self.compressed += page.compressed_size as i64;
-        self.uncompressed += page.uncompressed_size as i64;
-    }
-}
-
-/// Appends the definition levels of rows: 1 where there is a value.
-fn put_levels(nulls: Option<&NullBuffer>, rows: usize, out: &mut Vec<u8>) {
-    let levels: Vec<u32> = match nulls {
-        Some(nulls) => nulls.iter().map(u32::from).collect(),
-        None => vec![1; rows],
-    };
-    let mut encoded = Vec::new();
-    hybrid::encode(&levels, 1, &mut encoded);
-    out.extend_from_slice(&(encoded.len() as u32).to_le_bytes());
-    out.extend_from_slice(&encoded);
-}
-
-/// The statistics of all values.
-fn bounds_of(column: &ColumnDescPtr, sorted: &Sorted<'_>, nulls: u64) -> Statistics {
-    let largest = sorted.codes.len() as u32 - 1;
-    let (min, max) = (sorted.codes[0], sorted.codes[largest as usize]);
-    let nulls = Some(nulls);
-    let is_signed = column.sort_order().is_signed();
-    match (sorted.values, column.physical_type()) {
-        (Values::Bytes(values), _) => {
-            let value = |code| Some(ByteArray::from(values.value(code).to_vec()));
-            let statistics = ValueStatistics::new(value(min), value(max), None, nulls, false);
-            Statistics::ByteArray(statistics.with_backwards_compatible_min_max(is_signed))
-        }
-        (Values::Numbers(values), PhysicalType::INT32) => {
-            let value = |code| Some(*values.value(code) as i32);
-            let statistics = ValueStatistics::new(value(min), value(max), None, nulls, false);
-            Statistics::Int32(statistics.with_backwards_compatible_min_max(is_signed))
-        }
-        (Values::Numbers(values), _) => {
-            let value = |code| Some(*values.value(code));
-            let statistics = ValueStatistics::new(value(min), value(max), None, nulls, false);
-            Statistics::Int64(statistics.with_backwards_compatible_min_max(is_signed))
-        }
-    }
-}
-
-fn cannot_compress(error: std::io::Error) -> Error {
-    Error::internal("cannot compress a page").with_source(error)
-}
-
-/// How the bounds of pages follow each other.
-fn order(bounds: &[(u32, u32)]) -> BoundaryOrder {
-    let all = |order: Ordering| {
-        let mut pairs = bounds.windows(2);
-        pairs.all(|pair| {
-            let (one, next) = (pair[0], pair[1]);
-            next.0.cmp(&one.0) != order && next.1.cmp(&one.1) != order
-        })
-    };
-    if all(Ordering::Less) {
-        BoundaryOrder::ASCENDING
-    } else if all(Ordering::Greater) {
-        BoundaryOrder::DESCENDING
-    } else {
-        BoundaryOrder::UNORDERED
+        self.chunk.finish()
     }
 }
 
@@ -432,22 +212,19 @@ mod tests {
 
     use arrow::{
         array::{
-            ArrayRef, BinaryArray, Date32Array, Decimal128Array, Int64Array, RecordBatch, StringArray,
+            ArrayRef, BinaryArray, Date32Array, Decimal128Array, Int64Array, StringArray,
             TimestampMicrosecondArray,
         },
-        datatypes::{DataType as ArrowType, Field, Schema, SchemaRef},
+        datatypes::DataType as ArrowType,
     };
-    use parquet::{
-        arrow::{
-            ArrowWriter,
-            arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder},
-        },
-        file::metadata::{PageIndexPolicy, ParquetMetaData},
-    };
+    use parquet::{arrow::ArrowWriter, basic::ZstdLevel, file::properties::EnabledStatistics};
     use proptest::prelude::*;
 
     use super::*;
-    use crate::dictionary::{Dictionaries, Translation};
+    use crate::{
+        dictionary::{Dictionaries, Translation},
+        testing_chunks::{by_arrow, check_same, read, schema},
+    };
 
     const PAGE_ROWS: usize = 16;
 
@@ -459,18 +236,6 @@ mod tests {
             .set_statistics_enabled(EnabledStatistics::Page)
             .set_dictionary_enabled(true)
             .build()
-    }
-
-    fn schema(array: &ArrayRef) -> SchemaRef {
-        let field = Field::new("v", array.data_type().clone(), array.null_count() > 0);
-        Arc::new(Schema::new(vec![field]))
-    }
-
-    fn by_arrow(array: &ArrayRef) -> Vec<u8> {
-        let batch = RecordBatch::try_new(schema(array), vec![array.clone()]).unwrap();
-        let mut writer = ArrowWriter::try_new(Vec::new(), schema(array), Some(properties())).unwrap();
-        writer.write(&batch).unwrap();
-        writer.into_inner().unwrap()
     }
 
     /// None when the values do not suit a dictionary.
@@ -491,43 +256,8 @@ mod tests {
         Some(file.into_inner().unwrap())
     }
 
-    fn read(bytes: Vec<u8>) -> (ParquetMetaData, Vec<ArrayRef>) {
-        let bytes = Bytes::from(bytes);
-        let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Required);
-        let metadata = ArrowReaderMetadata::load(&bytes, options).unwrap();
-        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(bytes, metadata.clone());
-        let batches = reader.with_batch_size(1 << 20).build().unwrap();
-        let arrays = batches.map(|batch| batch.unwrap().column(0).clone());
-        (metadata.metadata().as_ref().clone(), arrays.collect())
-    }
-
-    /// What a file says of its one chunk, but where it is and how large.
-    fn said(file: &ParquetMetaData) -> String {
-        let chunk = file.row_group(0).column(0);
-        let pages = &file.offset_index().unwrap()[0][0];
-        let rows: Vec<i64> = pages
-            .page_locations()
-            .iter()
-            .map(|page| page.first_row_index)
-            .collect();
-        format!(
-            "{:?} {:?} {:?} {:?} {:?} {:?} {:?} {rows:?} {:?}",
-            chunk.page_encoding_stats_mask(),
-            chunk.statistics(),
-            chunk.num_values(),
-            chunk.encodings().collect::<Vec<_>>(),
-            chunk.unencoded_byte_array_data_bytes(),
-            chunk.definition_level_histogram(),
-            pages.unencoded_byte_array_data_bytes(),
-            file.column_index().unwrap()[0][0],
-        )
-    }
-
     fn check(array: &ArrayRef) {
-        let (expected, _) = read(by_arrow(array));
-        let (found, arrays) = read(by_codes(array).unwrap());
-        assert_eq!(arrays, std::slice::from_ref(array));
-        assert_eq!(said(&found), said(&expected));
+        check_same(array, by_codes(array).unwrap(), by_arrow(array, properties()));
     }
 
     fn column(kind: usize, rows: &[Option<u8>]) -> ArrayRef {

@@ -1,6 +1,11 @@
 //! The hybrid of runs and packed bits in which Parquet writes levels and places in a dictionary
 //! (<https://parquet.apache.org/docs/file-format/data-pages/encodings/#RLE>).
 
+use arrow::{array::BooleanBufferBuilder, buffer::BooleanBuffer};
+use bytes::{Buf, Bytes};
+
+use crate::varint::{put_varint, take_varint};
+
 /// Values are packed so many at a time.
 const GROUP: usize = 8;
 
@@ -68,12 +73,28 @@ fn pack_group(group: &[u32; GROUP], width: u32, out: &mut Vec<u8>) {
     out.extend_from_slice(&bits.to_le_bytes()[..filled.div_ceil(8) as usize]);
 }
 
-fn put_varint(mut number: u64, out: &mut Vec<u8>) {
-    while number >= 0x80 {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
+/// The first `count` values of one bit; none when they are not all there.
+pub(crate) fn decode_bits(mut bytes: Bytes, count: usize) -> Option<BooleanBuffer> {
+    let mut bits = BooleanBufferBuilder::new(count);
+    while bits.len() < count {
+        let header = usize::try_from(take_varint(&mut bytes)?).ok()?;
+        let left = count - bits.len();
+        if header & 1 == 0 {
+            let value = bytes.try_get_u8().ok()?;
+            bits.append_n((header >> 1).min(left), value != 0);
+        } else {
+            let packed = (header >> 1).min(left.div_ceil(GROUP));
+            if packed > bytes.len() {
+                return None;
+            }
+            bits.append_packed_range(0..left.min(packed * GROUP), &bytes[..packed]);
+            bytes.advance(packed);
+        }
+        if header >> 1 == 0 {
+            return None;
+        }
     }
-    out.push(number as u8);
+    Some(bits.finish())
 }
 
 #[cfg(test)]
@@ -134,6 +155,17 @@ mod tests {
             let mut bytes = Vec::new();
             encode(&values, width, &mut bytes);
             prop_assert_eq!(decode(&bytes, width, values.len()), values);
+        }
+
+        #[test]
+        fn bits_are_decoded(runs in prop::collection::vec((any::<bool>(), 1_usize..30), 0..20)) {
+            let runs = runs.iter().map(|(value, run)| vec![u32::from(*value); *run]);
+            let values: Vec<u32> = runs.flatten().collect();
+            let mut bytes = Vec::new();
+            encode(&values, 1, &mut bytes);
+            let bits = decode_bits(bytes.clone().into(), values.len()).unwrap();
+            prop_assert_eq!(bits.iter().map(u32::from).collect::<Vec<_>>(), &values[..]);
+            prop_assert!(decode_bits(bytes.into(), values.len() + GROUP).is_none());
         }
     }
 

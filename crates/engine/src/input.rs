@@ -1,19 +1,22 @@
 //! Opens Parquet objects as rows of a table: schema and footer are checked before a row is read, and every batch
 //! comes out with the table's columns in the table's order.
 
-use std::{ops::Range, sync::Arc};
+use std::{collections::VecDeque, ops::Range, sync::Arc};
 
 use arrow::{
-    array::{Array, ArrayRef},
-    datatypes::Schema as ArrowSchema,
+    array::{Array, ArrayRef, RecordBatch},
+    datatypes::{Fields, Schema as ArrowSchema},
 };
 use dormouse_core::{Error, Result, schema::Schema};
 use parquet::{
     arrow::{
-        FieldLevels, ProjectionMask,
-        arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, RowSelection},
+        ProjectionMask,
+        arrow_reader::{
+            ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, RowSelection, RowSelector,
+        },
         parquet_to_arrow_field_levels,
     },
+    errors::ParquetError,
     file::metadata::{ParquetMetaData, RowGroupMetaData},
 };
 
@@ -21,10 +24,12 @@ use crate::{
     arrow_schema::{core_type, describe, same_type, schema_from_arrow, view_type},
     cancel::contain,
     columns::{Misfit, conform},
+    delta_reader::DeltaReader,
     dictionary::read_type,
     footer::read_footer,
     object_reader::{Origin, RemoteObject, RowGroupBytes},
     pages::CheckedRowGroup,
+    parquet_file::flat_leaf,
     table::TableSchema,
 };
 
@@ -40,8 +45,9 @@ const TABLE_BATCH_ROWS: u64 = 4 << 10;
 pub(crate) struct Input {
     object: Arc<RemoteObject>,
     metadata: ArrowReaderMetadata,
-    levels: FieldLevels,
-    /// For each table column its position in the file.
+    /// The file's columns, in the types in which they are read.
+    fields: Fields,
+    /// For each table column that is read its position in the file.
     columns: Vec<usize>,
     /// The number of the first row of each row group.
     first_rows: Vec<u64>,
@@ -64,7 +70,7 @@ impl Input {
 
     fn open_unguarded(object: Arc<RemoteObject>, table: &TableSchema) -> Result<Self> {
         let footer = read_footer(&object, object.origin == Origin::Table)?;
-        let damaged = |error: parquet::errors::ParquetError| object.damaged(error);
+        let damaged = |error: ParquetError| object.damaged(error);
         let written =
             ArrowReaderMetadata::try_new(footer.clone(), ArrowReaderOptions::new()).map_err(damaged)?;
         let columns = map_columns(written.schema(), &table.core).map_err(|reason| match object.origin {
@@ -89,12 +95,6 @@ impl Input {
                 ArrowReaderMetadata::try_new(footer.clone(), options).map_err(damaged)?
             }
         };
-        let levels = parquet_to_arrow_field_levels(
-            footer.file_metadata().schema_descr(),
-            ProjectionMask::all(),
-            Some(metadata.schema().fields()),
-        )
-        .map_err(damaged)?;
         let first_rows = footer
             .row_groups()
             .iter()
@@ -106,41 +106,22 @@ impl Input {
             .collect();
         Ok(Self {
             object,
+            fields: metadata.schema().fields().clone(),
             metadata,
-            levels,
             columns,
             first_rows,
         })
     }
 
     /// The same input, of which only the row key columns are read from now on.
-    ///
-    /// # Errors
-    /// Damage of the file's schema.
-    pub(crate) fn with_row_keys_only(self, table: &TableSchema) -> Result<Self> {
-        let wanted = &self.columns[..table.row_key_columns()];
-        let descriptor = self.footer().file_metadata().schema_descr();
-        let levels = parquet_to_arrow_field_levels(
-            descriptor,
-            ProjectionMask::roots(descriptor, wanted.iter().copied()),
-            Some(self.schema().fields()),
-        )
-        .map_err(|error| self.object.damaged(error))?;
-        let place = |position: &usize| wanted.iter().filter(|other| *other < position).count();
-        let columns = wanted.iter().map(place).collect();
-        Ok(Self {
-            levels,
-            columns,
-            ..self
-        })
+    pub(crate) fn with_row_keys_only(mut self, table: &TableSchema) -> Self {
+        self.columns.truncate(table.row_key_columns());
+        self
     }
 
     /// The same input, of which some of the table's columns are read as [`read_type`] has them.
-    ///
-    /// # Errors
-    /// Damage of the file's schema.
-    pub(crate) fn with_dictionaries(&self, columns: &[usize]) -> Result<Self> {
-        let mut fields: Vec<_> = self.schema().fields().iter().cloned().collect();
+    pub(crate) fn with_dictionaries(&self, columns: &[usize]) -> Self {
+        let mut fields: Vec<_> = self.fields.iter().cloned().collect();
         for column in columns {
             let field = &mut fields[self.columns[*column]];
             let coded = field
@@ -149,19 +130,13 @@ impl Input {
                 .with_data_type(read_type(field.data_type()));
             *field = Arc::new(coded);
         }
-        let levels = parquet_to_arrow_field_levels(
-            self.footer().file_metadata().schema_descr(),
-            ProjectionMask::all(),
-            Some(&fields.into()),
-        )
-        .map_err(|error| self.object.damaged(error))?;
-        Ok(Self {
+        Self {
             object: self.object.clone(),
             metadata: self.metadata.clone(),
-            levels,
+            fields: fields.into(),
             columns: self.columns.clone(),
             first_rows: self.first_rows.clone(),
-        })
+        }
     }
 
     pub(crate) fn object(&self) -> &Arc<RemoteObject> {
@@ -199,7 +174,7 @@ impl Input {
             None => row_count(group),
         };
         let object = self.object.clone();
-        let (bytes, reader) = contain(
+        contain(
             |panic| object.damaged(format!("the decoder gave up: {panic}")),
             || {
                 let wanted = self.wanted(row_group, selection.as_ref());
@@ -210,21 +185,67 @@ impl Input {
                     metadata: self.metadata.metadata().clone(),
                     row_group,
                 };
-                let batch_rows = batch_rows(group, self.object.origin);
-                ParquetRecordBatchReader::try_new_with_row_groups(&self.levels, &pages, batch_rows, selection)
+                let reader = RowGroupReader {
+                    object: self.object.clone(),
+                    bytes: bytes.clone(),
+                    others: None,
+                    columns: Vec::new(),
+                    table: table.clone(),
+                    batch_rows: batch_rows(group, self.object.origin),
+                    selection: selection.clone().map_or_else(
+                        || VecDeque::from([RowSelector::select(expected as usize)]),
+                        VecDeque::from,
+                    ),
+                    next_row: self.first_rows[row_group],
+                    left: expected,
+                };
+                self.with_columns(reader, &pages, selection)
                     .map_err(|error| bytes.take_failure().unwrap_or_else(|| object.damaged(error)))
-                    .map(|reader| (bytes, reader))
             },
-        )?;
-        Ok(RowGroupReader {
-            object: self.object.clone(),
-            bytes,
-            reader,
-            columns: self.columns.clone(),
-            table: table.clone(),
-            next_row: self.first_rows[row_group],
-            left: expected,
-        })
+        )
+    }
+
+    /// Has a reader of a row group read its columns: each by itself where values are told by their neighbours, the others
+    /// by Parquet's reader.
+    fn with_columns(
+        &self,
+        mut reader: RowGroupReader,
+        pages: &CheckedRowGroup,
+        selection: Option<RowSelection>,
+    ) -> Result<RowGroupReader, ParquetError> {
+        let leaves = self.footer().file_metadata().schema_descr();
+        let mut others = Vec::new();
+        for &position in &self.columns {
+            let data_type = self.fields[position].data_type();
+            let leaf = match self.object.origin {
+                Origin::Table => flat_leaf(leaves, self.fields[position].name()),
+                Origin::Input => None,
+            };
+            let delta = leaf.map(|leaf| DeltaReader::new(pages.chunk(leaf), data_type, || pages.pages(leaf)));
+            reader.columns.push(match delta.transpose()?.flatten() {
+                Some(delta) => ColumnReader::Delta(Box::new(delta)),
+                None => {
+                    others.push(position);
+                    ColumnReader::Other(position)
+                }
+            });
+        }
+        if !others.is_empty() {
+            let mask = ProjectionMask::roots(leaves, others.iter().copied());
+            let levels = parquet_to_arrow_field_levels(leaves, mask, Some(&self.fields))?;
+            reader.others = Some(ParquetRecordBatchReader::try_new_with_row_groups(
+                &levels,
+                pages,
+                reader.batch_rows,
+                selection,
+            )?);
+            for column in &mut reader.columns {
+                if let ColumnReader::Other(place) = column {
+                    *place = others.iter().filter(|other| *other < place).count();
+                }
+            }
+        }
+        Ok(reader)
     }
 
     /// The bytes of each column chunk that reading some rows of a row group takes: all of it, or its dictionary and
@@ -397,11 +418,22 @@ pub(crate) fn read_schema(object: &RemoteObject, row_key: &[&str], sort_key: &[&
 pub(crate) struct RowGroupReader {
     object: Arc<RemoteObject>,
     bytes: RowGroupBytes,
-    reader: ParquetRecordBatchReader,
-    columns: Vec<usize>,
+    /// In table order.
+    columns: Vec<ColumnReader>,
+    /// What reads the columns that do not read themselves.
+    others: Option<ParquetRecordBatchReader>,
     table: TableSchema,
+    batch_rows: usize,
+    /// The rows from the next one on.
+    selection: VecDeque<RowSelector>,
     next_row: u64,
     left: u64,
+}
+
+enum ColumnReader {
+    Delta(Box<DeltaReader>),
+    /// The place of the column among the others.
+    Other(usize),
 }
 
 /// Columns of some rows, in table order; text may be in views.
@@ -416,22 +448,15 @@ pub(crate) struct Rows {
 impl RowGroupReader {
     /// The next rows; none at the end.
     pub(crate) fn next(&mut self) -> Result<Option<Rows>> {
-        let Self {
-            object,
-            bytes,
-            reader,
-            ..
-        } = self;
-        let batch = contain(
+        let (object, bytes) = (self.object.clone(), self.bytes.clone());
+        let read = contain(
             |panic| object.damaged(format!("the decoder gave up: {panic}")),
             || {
-                reader
-                    .next()
-                    .transpose()
+                self.read()
                     .map_err(|error| bytes.take_failure().unwrap_or_else(|| object.damaged(error)))
             },
         )?;
-        let Some(batch) = batch else {
+        let Some((columns, rows)) = read else {
             if self.left > 0 {
                 return Err(self
                     .object
@@ -439,16 +464,10 @@ impl RowGroupReader {
             }
             return Ok(None);
         };
-        let rows = batch.num_rows();
         self.left = self.left.checked_sub(rows as u64).ok_or_else(|| {
             self.object
                 .damaged("a row group has more rows than its footer says")
         })?;
-        let columns: Vec<ArrayRef> = self
-            .columns
-            .iter()
-            .map(|&position| batch.column(position).clone())
-            .collect();
         let first_row = self.next_row;
         self.next_row += rows as u64;
         for (column, array) in self.table.core.columns().zip(&columns) {
@@ -465,6 +484,62 @@ impl RowGroupReader {
             first_row,
         }))
     }
+
+    /// The next columns, and how many rows they have.
+    fn read(&mut self) -> Result<Option<(Vec<ArrayRef>, usize)>, ParquetError> {
+        let others = match &mut self.others {
+            Some(others) => match others.next().transpose()? {
+                Some(batch) => Some(batch),
+                None => return Ok(None),
+            },
+            None => None,
+        };
+        let left = usize::try_from(self.left).unwrap_or(usize::MAX);
+        let rows = others
+            .as_ref()
+            .map_or(left.min(self.batch_rows), RecordBatch::num_rows);
+        if rows == 0 {
+            return Ok(None);
+        }
+        let selectors = take_rows(&mut self.selection, rows);
+        let columns = self.columns.iter_mut().map(|column| match (column, &others) {
+            (ColumnReader::Delta(delta), _) => delta.read(&selectors),
+            (ColumnReader::Other(place), Some(others)) => Ok(others.column(*place).clone()),
+            (ColumnReader::Other(_), None) => Err(ParquetError::General("a column is not read".into())),
+        });
+        let columns: Vec<ArrayRef> = columns.collect::<Result<_, ParquetError>>()?;
+        match columns.iter().all(|column| column.len() == rows) {
+            true => Ok(Some((columns, rows))),
+            false => Err(ParquetError::General(
+                "columns have different numbers of rows".into(),
+            )),
+        }
+    }
+}
+
+/// Takes selectors of the next `rows` rows that are selected off the front.
+fn take_rows(selection: &mut VecDeque<RowSelector>, mut rows: usize) -> Vec<RowSelector> {
+    let mut taken = Vec::new();
+    while rows > 0
+        && let Some(next) = selection.front_mut()
+    {
+        let count = match next.skip {
+            true => next.row_count,
+            false => next.row_count.min(rows),
+        };
+        taken.push(RowSelector {
+            row_count: count,
+            skip: next.skip,
+        });
+        if !next.skip {
+            rows -= count;
+        }
+        next.row_count -= count;
+        if next.row_count == 0 {
+            selection.pop_front();
+        }
+    }
+    taken
 }
 
 fn null_refused(object: &RemoteObject, column: &str, row: u64) -> Error {

@@ -324,7 +324,7 @@ impl<'a> Job<'a> {
         };
         let files = 0..self.files.len();
         let (merged, written) = if files.len() <= MERGE_WIDTH {
-            let coded = CodedPiece::new(self.table, codable, self.files, row_groups)?;
+            let coded = CodedPiece::new(self.table, codable, self.files, row_groups);
             let table = coded.as_ref().map_or(self.table, |coded| &coded.table);
             let sources = self.open(bounds, row_groups, files, tally, coded.as_ref())?;
             let merge = Merge::new(table.clone(), sources, shared)?;

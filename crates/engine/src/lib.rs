@@ -11,13 +11,15 @@
 //! | [`options`] | memory, threads and the spill directory |
 //! | `engine` | the port |
 //! | `ingest`, `leaf_merge`, `sample`, `matching`, `verify` | the calls, step by step |
-//! | [`arrow_schema`], `table`, `columns` | core types and Arrow's; arrays brought into one form |
-//! | `input`, `footer`, `page_header`, `pages`, `thrift`, `object_reader`, `pruning` | untrusted Parquet, read in bounded windows, without what no bound needs |
+//! | [`arrow_schema`], `table`, `columns`, `texts`, `joined` | core types and Arrow's; arrays brought into one form |
+//! | `input`, `footer`, `page_header`, `pages`, `thrift`, `varint`, `object_reader`, `pruning` | untrusted Parquet, read in bounded windows, without what no bound needs |
 //! | `sort_key`, `cut`, `sort`, `merge` | the order of rows |
 //! | `rules`, `predicate` | a table's filters and aggregations; what a SQL expression is true for |
 //! | `buffers`, `spill` | rows in memory and on disk until they are written |
 //! | `dictionary` | columns of few values as codes |
-//! | `dictionary_chunk`, `hybrid` | writing codes as Parquet |
+//! | `column_chunk`, `chunk_bytes`, `bounds` | column chunks of Parquet that are put together here |
+//! | `dictionary_chunk`, `hybrid` | of codes |
+//! | `delta_chunk`, `delta_reader`, `delta` | of values told by their neighbours, written and read |
 //! | `digest` | the row digest, frozen |
 //! | `writer`, `ordered_file`, `parquet_file`, `encodings`, `object_writer`, `meter` | Parquet out, with checksum and key range |
 //! | [`sql`] | queries over tables, by DataFusion |
@@ -38,10 +40,16 @@ pub mod sql;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+mod bounds;
 mod buffers;
 mod cancel;
+mod chunk_bytes;
+mod column_chunk;
 mod columns;
 mod cut;
+mod delta;
+mod delta_chunk;
+mod delta_reader;
 mod dictionary;
 mod dictionary_chunk;
 mod digest;
@@ -51,6 +59,7 @@ mod footer;
 mod hybrid;
 mod ingest;
 mod input;
+mod joined;
 mod leaf_merge;
 mod matching;
 mod merge;
@@ -69,8 +78,12 @@ mod sort;
 mod sort_key;
 mod spill;
 mod table;
+#[cfg(test)]
+mod testing_chunks;
+mod texts;
 mod threads;
 mod thrift;
+mod varint;
 mod verify;
 mod writer;
 

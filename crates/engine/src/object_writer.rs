@@ -74,6 +74,10 @@ impl ObjectWriter {
             if self.part.len() == self.part_bytes {
                 self.send()?;
             }
+            if self.part.capacity() == 0 {
+                let expected = usize::try_from(self.destination.expected_bytes).unwrap_or(usize::MAX);
+                self.part.reserve_exact(self.part_bytes.min(expected));
+            }
             let (now, later) = bytes.split_at(bytes.len().min(self.part_bytes - self.part.len()));
             self.part.extend_from_slice(now);
             bytes = later;
@@ -95,8 +99,7 @@ impl ObjectWriter {
             }
         };
         let ready = runtime.block_on(upload.wait_for_capacity(PARTS_IN_FLIGHT));
-        let next = Vec::with_capacity(self.part_bytes);
-        upload.put(std::mem::replace(&mut self.part, next).into());
+        upload.put(std::mem::take(&mut self.part).into());
         self.upload = Some(upload);
         ready.map_err(|error| self.failed(error))
     }

@@ -14,12 +14,12 @@ use parquet::{
     column::page::{Page, PageIterator, PageMetadata, PageReader},
     errors::{ParquetError, Result},
     file::{
-        metadata::{ParquetMetaData, RowGroupMetaData},
+        metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData},
         serialized_reader::SerializedPageReader,
     },
 };
 
-use crate::object_reader::RowGroupBytes;
+use crate::{object_reader::RowGroupBytes, varint::take_varint};
 
 /// One row group, whose bytes are read as pages are asked for.
 pub(crate) struct CheckedRowGroup {
@@ -32,22 +32,22 @@ impl CheckedRowGroup {
     fn group(&self) -> &RowGroupMetaData {
         self.metadata.row_group(self.row_group)
     }
-}
 
-impl RowGroups for CheckedRowGroup {
-    fn num_rows(&self) -> usize {
-        usize::try_from(self.group().num_rows()).unwrap_or(0)
+    /// What the footer says of a chunk.
+    pub(crate) fn chunk(&self, column: usize) -> &ColumnChunkMetaData {
+        self.group().column(column)
     }
 
-    fn column_chunks(&self, column: usize) -> Result<Box<dyn PageIterator>> {
-        let chunk = self.group().column(column);
+    /// The pages of a chunk.
+    pub(crate) fn pages(&self, column: usize) -> Result<Box<dyn PageReader>> {
+        let chunk = self.chunk(column);
         let locations = self
             .metadata
             .offset_index()
             .and_then(|index| index.get(self.row_group)?.get(column))
             .map(|index| index.page_locations.clone())
             .filter(|locations| !locations.is_empty());
-        let pages = CheckedPages {
+        Ok(Box::new(CheckedPages {
             inner: SerializedPageReader::new(
                 Arc::new(self.bytes.clone()),
                 chunk,
@@ -58,8 +58,18 @@ impl RowGroups for CheckedRowGroup {
                 chunk.column_descr().max_rep_level(),
                 chunk.column_descr().max_def_level(),
             ],
-        };
-        Ok(Box::new(OneChunk(Some(Box::new(pages)))))
+        }))
+    }
+}
+
+impl RowGroups for CheckedRowGroup {
+    fn num_rows(&self) -> usize {
+        usize::try_from(self.group().num_rows()).unwrap_or(0)
+    }
+
+    fn column_chunks(&self, column: usize) -> Result<Box<dyn PageIterator>> {
+        let pages = self.pages(column)?;
+        Ok(Box::new(OneChunk(Some(pages))))
     }
 
     fn row_groups(&self) -> Box<dyn Iterator<Item = &RowGroupMetaData> + '_> {
@@ -144,8 +154,28 @@ fn check_lengths(page: &Page, max_levels: [i16; 2]) -> Result<(), String> {
     Ok(())
 }
 
+/// The definition levels of a page of a column without lists, as runs and packed bits; none when they are not all
+/// there, or are written in another way.
+pub(crate) fn levels_of(page: &Page) -> Option<Bytes> {
+    let buffer = page.buffer();
+    let range = match page {
+        Page::DataPage {
+            def_level_encoding: Encoding::RLE,
+            ..
+        } => {
+            let length = buffer.first_chunk().map(|length| u32::from_le_bytes(*length))?;
+            4..4_usize.checked_add(length as usize)?
+        }
+        Page::DataPageV2 {
+            def_levels_byte_len, ..
+        } => 0..*def_levels_byte_len as usize,
+        _ => return None,
+    };
+    (range.end <= buffer.len()).then(|| buffer.slice(range))
+}
+
 /// The bytes of a page behind its levels; none when they are not all there.
-fn values_of(page: &Page, max_levels: [i16; 2]) -> Option<Bytes> {
+pub(crate) fn values_of(page: &Page, max_levels: [i16; 2]) -> Option<Bytes> {
     let mut bytes = page.buffer().clone();
     let mut skip = |count: usize| (count <= bytes.len()).then(|| bytes.advance(count));
     match page {
@@ -217,18 +247,6 @@ fn skip_packed(bytes: &mut Bytes, most: u32) -> Option<u64> {
         bytes.advance(packed);
     }
     Some(count)
-}
-
-fn take_varint(bytes: &mut Bytes) -> Option<u64> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let byte = bytes.try_get_u8().ok()?;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
 }
 
 #[cfg(test)]

@@ -1,10 +1,13 @@
 //! A Parquet file of a table while it is written: row groups are encoded anywhere and appended in order.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use arrow::{
     array::{Array, NullBufferBuilder, RecordBatch, UInt32Array, cast::AsArray},
-    datatypes::SchemaRef,
+    datatypes::{Field, SchemaRef},
 };
 use dormouse_core::{Error, Result};
 use parquet::{
@@ -14,14 +17,20 @@ use parquet::{
     },
     column::writer::ColumnCloseResult,
     errors::ParquetError,
-    file::{properties::WriterPropertiesPtr, reader::ChunkReader, writer::SerializedFileWriter},
+    file::{
+        properties::{WriterProperties, WriterPropertiesPtr},
+        reader::ChunkReader,
+        writer::SerializedFileWriter,
+    },
     schema::types::{SchemaDescPtr, SchemaDescriptor},
 };
 
 use crate::{
+    column_chunk::{ColumnChunk, PageCompressor},
     columns::{batch_bytes, plain_bytes},
+    delta_chunk::DeltaChunk,
     dictionary::{Dictionaries, Dictionary, is_codable},
-    dictionary_chunk::{self, DictionaryChunk, PageCompressor},
+    dictionary_chunk,
     encodings::properties,
     object_writer::{Destination, ObjectWriter, WrittenObject},
     options::FileLayout,
@@ -40,7 +49,9 @@ pub(crate) struct ParquetFile {
 /// Encodes row groups of one file, on any thread.
 #[derive(Clone)]
 pub(crate) struct Encoder {
+    /// Of the columns that [`DeltaChunk`] does not write.
     factory: Arc<ArrowRowGroupWriterFactory>,
+    compressors: Arc<Mutex<Vec<PageCompressor>>>,
     schema: SchemaRef,
     leaves: SchemaDescPtr,
     properties: WriterPropertiesPtr,
@@ -52,7 +63,7 @@ pub(crate) struct EncodedRowGroup(Vec<EncodedChunk>);
 
 enum EncodedChunk {
     Arrow(ArrowColumnChunk),
-    Dictionary(DictionaryChunk),
+    Own(ColumnChunk),
 }
 
 impl ParquetFile {
@@ -65,13 +76,27 @@ impl ParquetFile {
     ) -> Result<Self> {
         let properties = properties(table, sample, layout)?;
         let object = ObjectWriter::new(destination);
-        let (file, factory) = ArrowWriter::try_new(object, table.arrow.clone(), Some(properties))
+        let (file, _) = ArrowWriter::try_new(object, table.arrow.clone(), Some(properties.clone()))
+            .and_then(ArrowWriter::into_serialized_writer)
+            .map_err(cannot_encode)?;
+        let leaves = Arc::new(file.schema_descr().clone());
+        let others = |position: &usize| {
+            let delta = delta_chunk(&leaves, table.arrow.field(*position), file.properties());
+            delta.is_none()
+        };
+        let others: Vec<usize> = (0..table.arrow.fields().len()).filter(others).collect();
+        let (_, factory) = table
+            .arrow
+            .project(&others)
+            .map_err(ParquetError::from)
+            .and_then(|others| ArrowWriter::try_new(io::sink(), Arc::new(others), Some(properties)))
             .and_then(ArrowWriter::into_serialized_writer)
             .map_err(cannot_encode)?;
         let encoder = Encoder {
             factory: Arc::new(factory),
+            compressors: Arc::default(),
             schema: table.arrow.clone(),
-            leaves: Arc::new(file.schema_descr().clone()),
+            leaves,
             properties: file.properties().clone(),
             row_group_rows: layout.row_group_rows.max(1),
         };
@@ -89,7 +114,7 @@ impl ParquetFile {
             for chunk in row_group.0 {
                 match chunk {
                     EncodedChunk::Arrow(chunk) => chunk.append_to_row_group(&mut open)?,
-                    EncodedChunk::Dictionary(chunk) => {
+                    EncodedChunk::Own(chunk) => {
                         open.append_column(&chunk.bytes, chunk.description)?;
                     }
                 }
@@ -153,15 +178,33 @@ impl Encoder {
 
     /// Begins a row group. Rows have codes in the `coded` columns, which are some of [`Encoder::codable`].
     pub(crate) fn begin(&self, coded: &[usize]) -> Result<OpenRowGroup> {
-        let rows = |column: &usize| {
-            let leaf = self.leaf(*column);
-            let leaf = leaf.ok_or_else(|| Error::internal("a column with codes is not in its file"))?;
-            Ok((*column, CodedRows::new(leaf)))
-        };
+        // The number of a row group matters to encrypted files only.
+        let writers = self.factory.create_column_writers(0).map_err(cannot_encode)?;
+        let mut writers = writers.into_iter();
+        let columns = self.schema.fields().iter().enumerate();
+        let columns = columns.map(|(position, field)| {
+            if let Some(chunk) = delta_chunk(&self.leaves, field, &self.properties) {
+                return Ok(ColumnEncoder::Delta(Box::new(chunk)));
+            }
+            let leaves = (0..self.leaves.num_columns())
+                .filter(|leaf| self.leaves.get_column_root_idx(*leaf) == position)
+                .count();
+            let writers: Vec<ArrowColumnWriter> = writers.by_ref().take(leaves).collect();
+            match self.leaf(position) {
+                Some(leaf) if coded.contains(&position) => {
+                    Ok(ColumnEncoder::Coded(CodedRows::new(leaf), writers))
+                }
+                _ if coded.contains(&position) => {
+                    Err(Error::internal("a column with codes is not in its file"))
+                }
+                _ => Ok(ColumnEncoder::Arrow(writers)),
+            }
+        });
+        let columns = columns.collect::<Result<Vec<_>>>()?;
+        let compressor = self.lock_compressors().pop();
         Ok(OpenRowGroup {
-            // The number of a row group matters to encrypted files only.
-            writers: self.factory.create_column_writers(0).map_err(cannot_encode)?,
-            coded: coded.iter().map(rows).collect::<Result<_>>()?,
+            columns,
+            compressor: compressor.unwrap_or_default(),
             encoder: self.clone(),
             rows: 0,
             bytes: 0,
@@ -183,7 +226,7 @@ impl Encoder {
         column: usize,
         rows: CodedRows,
         dictionary: &Dictionary,
-        mut writer: ArrowColumnWriter,
+        writers: Vec<ArrowColumnWriter>,
         compressor: &mut PageCompressor,
     ) -> Result<EncodedChunk> {
         let CodedRows {
@@ -195,18 +238,36 @@ impl Encoder {
         let leaf = self.leaves.column(leaf);
         let chunk = dictionary_chunk::encode(&leaf, &self.properties, dictionary, &codes, compressor)?;
         if let Some(chunk) = chunk {
-            return Ok(EncodedChunk::Dictionary(chunk));
+            return Ok(EncodedChunk::Own(chunk));
         }
         let values = dictionary.decode(&codes)?;
+        let mut writer = writers
+            .into_iter()
+            .next()
+            .ok_or_else(|| Error::internal("a row group has too few columns"))?;
         for leaf in compute_leaves(self.schema.field(column), &values).map_err(cannot_encode)? {
             writer.write(&leaf).map_err(cannot_encode)?;
         }
         writer.close().map(EncodedChunk::Arrow).map_err(cannot_encode)
     }
 
+    fn lock_compressors(&self) -> MutexGuard<'_, Vec<PageCompressor>> {
+        self.compressors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn leaf(&self, column: usize) -> Option<usize> {
         flat_leaf(&self.leaves, self.schema.field(column).name())
     }
+}
+
+/// A chunk of values told by their neighbours; none of columns that are written in another way.
+fn delta_chunk(
+    leaves: &SchemaDescriptor,
+    field: &Field,
+    properties: &WriterProperties,
+) -> Option<DeltaChunk> {
+    let leaf = flat_leaf(leaves, field.name())?;
+    DeltaChunk::new(leaf, leaves.column(leaf), field.data_type(), properties)
 }
 
 /// Where a column that is not nested is among those of Parquet.
@@ -243,11 +304,19 @@ impl CodedRows {
 /// A row group that rows are encoded into as they come.
 pub(crate) struct OpenRowGroup {
     encoder: Encoder,
-    writers: Vec<ArrowColumnWriter>,
-    /// By column.
-    coded: BTreeMap<usize, CodedRows>,
+    columns: Vec<ColumnEncoder>,
+    compressor: PageCompressor,
     rows: usize,
     bytes: usize,
+}
+
+/// What encodes a column of a table.
+enum ColumnEncoder {
+    /// By the Parquet writer, each of its leaves.
+    Arrow(Vec<ArrowColumnWriter>),
+    /// From codes, or by the Parquet writer where they do not suit a dictionary.
+    Coded(CodedRows, Vec<ArrowColumnWriter>),
+    Delta(Box<DeltaChunk>),
 }
 
 impl OpenRowGroup {
@@ -273,19 +342,17 @@ impl OpenRowGroup {
     }
 
     fn encode(&mut self, batch: &RecordBatch) -> Result<()> {
-        let mut leaves = self.writers.iter_mut();
         let fields = self.encoder.schema.fields().iter();
-        for (position, (field, column)) in fields.zip(batch.columns()).enumerate() {
-            if let Some(coded) = self.coded.get_mut(&position) {
-                coded.add(column.as_primitive());
-                leaves.next();
-                continue;
-            }
-            for leaf in compute_leaves(field, column).map_err(cannot_encode)? {
-                let writer = leaves
-                    .next()
-                    .ok_or_else(|| Error::internal("a row group has too few columns"))?;
-                writer.write(&leaf).map_err(cannot_encode)?;
+        for ((field, array), column) in fields.zip(batch.columns()).zip(&mut self.columns) {
+            match column {
+                ColumnEncoder::Coded(rows, _) => rows.add(array.as_primitive()),
+                ColumnEncoder::Delta(chunk) => chunk.write(array, &mut self.compressor)?,
+                ColumnEncoder::Arrow(writers) => {
+                    let leaves = compute_leaves(field, array).map_err(cannot_encode)?;
+                    for (leaf, writer) in leaves.iter().zip(writers) {
+                        writer.write(leaf).map_err(cannot_encode)?;
+                    }
+                }
             }
         }
         Ok(())
@@ -295,24 +362,34 @@ impl OpenRowGroup {
     pub(crate) fn finish(self, dictionaries: &Dictionaries) -> Result<EncodedRowGroup> {
         let Self {
             encoder,
-            writers,
-            coded,
+            columns,
+            mut compressor,
             ..
         } = self;
-        let mut coded = coded.into_iter().peekable();
-        let mut compressor = PageCompressor::default();
-        let mut chunks = Vec::with_capacity(writers.len());
-        for (leaf, writer) in writers.into_iter().enumerate() {
-            chunks.push(match coded.next_if(|(_, rows)| rows.leaf == leaf) {
-                None => EncodedChunk::Arrow(writer.close().map_err(cannot_encode)?),
-                Some((column, rows)) => {
-                    let dictionary = dictionaries
-                        .get(column)
-                        .ok_or_else(|| Error::internal("codes have no dictionary"))?;
-                    encoder.finish_coded(column, rows, dictionary, writer, &mut compressor)?
+        let mut chunks = Vec::with_capacity(columns.len());
+        for (position, column) in columns.into_iter().enumerate() {
+            match column {
+                ColumnEncoder::Arrow(writers) => {
+                    for writer in writers {
+                        chunks.push(EncodedChunk::Arrow(writer.close().map_err(cannot_encode)?));
+                    }
                 }
-            });
+                ColumnEncoder::Delta(chunk) => chunks.push(EncodedChunk::Own(chunk.finish(&mut compressor)?)),
+                ColumnEncoder::Coded(rows, writers) => {
+                    let dictionary = dictionaries
+                        .get(position)
+                        .ok_or_else(|| Error::internal("codes have no dictionary"))?;
+                    chunks.push(encoder.finish_coded(
+                        position,
+                        rows,
+                        dictionary,
+                        writers,
+                        &mut compressor,
+                    )?);
+                }
+            }
         }
+        encoder.lock_compressors().push(compressor);
         Ok(EncodedRowGroup(chunks))
     }
 }

@@ -86,7 +86,7 @@ impl Sample {
             pages.extend(rows.into_iter().map(|rows| (group, rows)));
         }
         Ok(Pages {
-            input: opened.with_row_keys_only(table)?,
+            input: opened.with_row_keys_only(table),
             pages,
         })
     }

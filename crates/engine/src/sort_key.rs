@@ -21,7 +21,7 @@ use dormouse_core::{
     schema::{DataType, Schema},
 };
 
-use crate::columns::byte_parts;
+use crate::{columns::byte_parts, texts::common_prefix};
 
 /// One key column of a batch, without nulls.
 #[derive(Clone, Debug)]
@@ -202,11 +202,7 @@ pub(crate) fn shared_bytes(low: &Key, high: &Key) -> usize {
             _ => Vec::new(),
         }
     };
-    bytes(low)
-        .iter()
-        .zip(&bytes(high))
-        .take_while(|(a, b)| a == b)
-        .count()
+    common_prefix(&bytes(low), &bytes(high))
 }
 
 #[derive(Debug, Default)]

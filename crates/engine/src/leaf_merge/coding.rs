@@ -2,7 +2,6 @@
 
 use std::{cell::RefCell, ops::Range};
 
-use dormouse_core::Result;
 use parquet::{
     basic::{Encoding, Type as PhysicalType},
     file::metadata::ColumnChunkMetaData,
@@ -35,7 +34,7 @@ impl CodedPiece {
         codable: &[usize],
         files: &[MergeFile],
         row_groups: &[Range<usize>],
-    ) -> Result<Option<Self>> {
+    ) -> Option<Self> {
         let suits = |column: &usize| {
             let pieces = files.iter().zip(row_groups);
             let mut bytes =
@@ -45,17 +44,17 @@ impl CodedPiece {
         };
         let columns: Vec<usize> = codable.iter().copied().filter(suits).collect();
         if columns.is_empty() {
-            return Ok(None);
+            return None;
         }
         let inputs = files.iter().map(|file| file.input.with_dictionaries(&columns));
         let types = (0..table.arrow.fields().len())
             .map(|column| columns.contains(&column).then(|| table.column_type(column)));
-        Ok(Some(Self {
+        Some(Self {
             table: table.with_codes(&columns),
-            inputs: inputs.collect::<Result<_>>()?,
+            inputs: inputs.collect(),
             dictionaries: RefCell::new(Dictionaries::new(types)),
             columns,
-        }))
+        })
     }
 }
 
