@@ -241,22 +241,20 @@ fn interleave_texts(
     texts: &[(&[i32], &[u8])],
     places: &[(usize, usize)],
 ) -> Result<ArrayRef, ArrowError> {
-    let (all, rows) = texts.iter().fold((0, 0), |(all, rows), (starts, _)| {
-        let ends = starts.first().zip(starts.last());
-        let bytes = ends.map_or(0, |(first, last)| (last - first) as usize);
-        (all + bytes, rows + starts.len())
-    });
     let mut offsets = Vec::with_capacity(places.len() + 1);
     offsets.push(0);
-    let mut joined = Joined::with_room(all / rows.max(1) * places.len() * 5 / 4);
+    let mut end = 0_i32;
+    for &(batch, row) in places {
+        let (starts, _) = texts[batch];
+        let length = starts[row + 1] - starts[row];
+        let too_long = || ArrowError::OffsetOverflowError(end as usize + length as usize);
+        end = end.checked_add(length).ok_or_else(too_long)?;
+        offsets.push(end);
+    }
+    let mut joined = Joined::with_room(end as usize);
     for &(batch, row) in places {
         let (starts, bytes) = texts[batch];
         joined.push(bytes, starts[row] as usize..starts[row + 1] as usize);
-        // Those beyond what fits are thrown away below.
-        offsets.push(joined.len() as i32);
-    }
-    if i32::try_from(joined.len()).is_err() {
-        return Err(ArrowError::OffsetOverflowError(joined.len()));
     }
     let array = ArrayData::builder(data_type.clone())
         .len(places.len())

@@ -7,8 +7,8 @@ use crate::varint::{put_varint, take_varint};
 
 /// A block has so many parts, each of which packs its numbers in as many bits as its largest needs.
 const PARTS: usize = 4;
-/// More are not read.
-const MOST_PARTS: usize = 1 << 10;
+/// Blocks of more numbers are not read.
+const MOST_OF_BLOCK: usize = 1 << 20;
 /// Numbers are unpacked so many at a time.
 const GROUP: usize = 32;
 
@@ -27,7 +27,7 @@ pub(crate) trait Number: Copy + Default + Ord + Into<i64> {
     /// `self - other`, wrapping.
     fn minus(self, other: Self) -> Self;
 
-    /// The same as an unsigned number.
+    /// `self - other`, wrapping, without a sign.
     fn above(self, other: Self) -> u64;
 }
 
@@ -193,7 +193,7 @@ impl<N: Number> Packed<N> {
         let part = block
             .checked_div(parts)
             .ok_or("packed numbers have blocks of no parts")?;
-        if part == 0 || !part.is_multiple_of(GROUP) || part * parts != block || parts > MOST_PARTS {
+        if part == 0 || !part.is_multiple_of(GROUP) || part * parts != block || block > MOST_OF_BLOCK {
             return Err("packed numbers are in blocks of a size that cannot be");
         }
         if count > most {

@@ -58,11 +58,11 @@ enum Values {
         bytes: Vec<u8>,
     },
     /// Texts without what they share with the one before.
-    Ends(Ends),
+    Tails(Tails),
 }
 
 #[derive(Default)]
-struct Ends {
+struct Tails {
     shared: Vec<i32>,
     lengths: Vec<i32>,
     bytes: Joined,
@@ -95,7 +95,7 @@ impl DeltaChunk {
                 bytes: Vec::new(),
             },
             (Encoding::DELTA_BYTE_ARRAY, _, ArrowType::Utf8 | ArrowType::Binary) => {
-                Values::Ends(Ends::default())
+                Values::Tails(Tails::default())
             }
             _ => return None,
         };
@@ -194,7 +194,7 @@ impl Page {
             Values::Narrow(numbers) => 4 * numbers.len(),
             Values::Wide(numbers) => 8 * numbers.len(),
             Values::Texts { bytes, .. } => bytes.len(),
-            Values::Ends(ends) => ends.bytes.len(),
+            Values::Tails(tails) => tails.bytes.len(),
         }
     }
 
@@ -237,9 +237,9 @@ impl Page {
                 });
                 texts.bounds()
             }
-            Values::Ends(ends) => {
+            Values::Tails(tails) => {
                 let texts = Texts::of(&array)?;
-                ends.add(&texts);
+                tails.add(&texts);
                 match self.rises {
                     true => texts.ends(),
                     false => texts.bounds(),
@@ -276,15 +276,15 @@ impl Values {
                 bytes.clear();
                 Some(count)
             }
-            Self::Ends(ends) => {
-                delta::encode(&ends.shared, out);
-                delta::encode(&ends.lengths, out);
-                out.extend_from_slice(ends.bytes.bytes());
-                ends.shared.clear();
-                ends.lengths.clear();
-                ends.bytes.clear();
-                ends.last.clear();
-                Some(std::mem::take(&mut ends.whole))
+            Self::Tails(tails) => {
+                delta::encode(&tails.shared, out);
+                delta::encode(&tails.lengths, out);
+                out.extend_from_slice(tails.bytes.bytes());
+                tails.shared.clear();
+                tails.lengths.clear();
+                tails.bytes.clear();
+                tails.last.clear();
+                Some(std::mem::take(&mut tails.whole))
             }
         }
     }
@@ -329,7 +329,7 @@ pub(crate) fn unknown(data_type: &ArrowType) -> Error {
     ))
 }
 
-impl Ends {
+impl Tails {
     fn add(&mut self, texts: &Texts<'_>) {
         let last = std::mem::take(&mut self.last);
         let mut before = &last[..];

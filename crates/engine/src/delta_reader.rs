@@ -22,21 +22,24 @@ use parquet::{
 
 use crate::{
     delta::{Number, Packed},
+    footer::pages_are,
     hybrid,
     joined::Joined,
     pages::{levels_of, values_of},
 };
+
+/// Of a page of which some rows are skipped, so many are read at a time.
+const SKIPPED_ROWS: usize = 4 << 10;
 
 /// How the values of a chunk are told; none when it is read in another way.
 fn encoding(chunk: &ColumnChunkMetaData, data_type: &ArrowType) -> Option<Encoding> {
     let column = chunk.column_descr();
     let is_flat =
         column.max_rep_level() == 0 && column.max_def_level() <= 1 && column.path().parts().len() == 1;
-    let pages = chunk.page_encoding_stats_mask()?;
     let encoding = match (data_type, column.physical_type()) {
         (ArrowType::Utf8 | ArrowType::Binary, PhysicalType::BYTE_ARRAY) => {
             let all = [Encoding::DELTA_LENGTH_BYTE_ARRAY, Encoding::DELTA_BYTE_ARRAY];
-            all.into_iter().find(|encoding| pages.is_only(*encoding))?
+            all.into_iter().find(|encoding| pages_are(chunk, *encoding))?
         }
         (ArrowType::Int32 | ArrowType::Date32 | ArrowType::Decimal128(..=9, _), PhysicalType::INT32)
         | (ArrowType::Int64 | ArrowType::Decimal128(..=18, _), PhysicalType::INT64) => {
@@ -47,7 +50,7 @@ fn encoding(chunk: &ColumnChunkMetaData, data_type: &ArrowType) -> Option<Encodi
         }
         _ => return None,
     };
-    (is_flat && pages.is_only(encoding)).then_some(encoding)
+    (is_flat && pages_are(chunk, encoding)).then_some(encoding)
 }
 
 /// The values of one chunk, read row by row.
@@ -57,6 +60,8 @@ pub(crate) struct DeltaReader {
     data_type: ArrowType,
     is_narrow: bool,
     max_levels: [i16; 2],
+    /// Of the pages that are not open yet.
+    rows_left: usize,
     page: Option<OpenPage>,
 }
 
@@ -78,10 +83,10 @@ enum Values {
         bytes: Bytes,
     },
     /// Texts without what they share with the one before.
-    Ends(Ends),
+    Tails(Tails),
 }
 
-struct Ends {
+struct Tails {
     shared: Packed<i32>,
     lengths: Packed<i32>,
     bytes: Bytes,
@@ -106,6 +111,7 @@ impl DeltaReader {
             data_type: data_type.clone(),
             is_narrow: column.physical_type() == PhysicalType::INT32,
             max_levels: [column.max_rep_level(), column.max_def_level()],
+            rows_left: usize::try_from(chunk.num_values()).unwrap_or_default(),
             page: None,
         }))
     }
@@ -137,19 +143,44 @@ impl DeltaReader {
             if self.page.is_none() {
                 let next = self.pages.peek_next_page()?.ok_or_else(ends_early)?;
                 let next_rows = next.num_rows.or(next.num_levels);
-                if next.is_dict || next_rows.is_some_and(|next_rows| next_rows <= rows) {
+                let passed = if next.is_dict { Some(0) } else { next_rows };
+                if let Some(passed) = passed.filter(|passed| *passed <= rows) {
                     self.pages.skip_next_page()?;
-                    rows -= if next.is_dict { 0 } else { next_rows.unwrap_or(0) };
+                    self.pass(passed)?;
+                    rows -= passed;
                     continue;
                 }
             }
             let page = self.open()?;
-            let count = rows.min(page.left);
-            page.read(count)?;
+            let count = match rows < page.left {
+                true => rows.min(SKIPPED_ROWS),
+                false => page.left,
+            };
+            match count < page.left {
+                true => drop(page.read(count)?),
+                false => page.left = 0,
+            }
             rows -= count;
             self.close();
         }
         Ok(())
+    }
+
+    /// Counts the rows of a page.
+    fn pass(&mut self, rows: usize) -> Result<(), ParquetError> {
+        self.rows_left = self
+            .rows_left
+            .checked_sub(rows)
+            .ok_or_else(|| damage("pages have more rows than their chunk"))?;
+        Ok(())
+    }
+
+    /// Whether no row is left.
+    ///
+    /// # Errors
+    /// What reading pages says.
+    pub(crate) fn is_at_end(&mut self) -> Result<bool, ParquetError> {
+        Ok(self.page.is_none() && self.rows_left == 0 && self.pages.peek_next_page()?.is_none())
     }
 
     fn select(&mut self, mut rows: usize, parts: &mut Vec<ArrayRef>) -> Result<(), ParquetError> {
@@ -179,11 +210,12 @@ impl DeltaReader {
         Ok(self.page.insert(page))
     }
 
-    fn begin(&self, page: &Page) -> Result<OpenPage, ParquetError> {
+    fn begin(&mut self, page: &Page) -> Result<OpenPage, ParquetError> {
         if page.encoding() != self.encoding {
             return Err(damage("a page is encoded in another way than its footer says"));
         }
         let left = page.num_values() as usize;
+        self.pass(left)?;
         let mut bytes = values_of(page, self.max_levels).ok_or_else(ends_early)?;
         let nulls = match self.max_levels[1] {
             0 => None,
@@ -198,7 +230,7 @@ impl DeltaReader {
                 lengths: lengths(&mut bytes)?,
                 bytes,
             },
-            _ => Values::Ends(Ends {
+            _ => Values::Tails(Tails {
                 shared: lengths(&mut bytes)?,
                 lengths: lengths(&mut bytes)?,
                 bytes,
@@ -250,8 +282,8 @@ impl OpenPage {
                 let values = Buffer::from(bytes.split_to(end));
                 return texts(is_text, offsets, values, nulls);
             }
-            Values::Ends(ends) => {
-                let (lengths, values) = ends.read(count)?;
+            Values::Tails(tails) => {
+                let (lengths, values) = tails.read(count)?;
                 let first = values.len() - lengths.iter().map(|length| *length as usize).sum::<usize>();
                 let lengths = spread(lengths, nulls.as_ref());
                 let (offsets, _) = offsets(first, &lengths, values.len())?;
@@ -267,7 +299,7 @@ impl OpenPage {
     }
 }
 
-impl Ends {
+impl Tails {
     /// The lengths of the next texts, and the texts one behind the other, behind the one before them.
     fn read(&mut self, count: usize) -> Result<(Vec<i32>, Vec<u8>), ParquetError> {
         let shared = take(&mut self.shared, count)?;
@@ -389,6 +421,7 @@ mod tests {
     use parquet::{
         basic::{Compression, ZstdLevel},
         file::{
+            metadata::ParquetMetaData,
             properties::{WriterProperties, WriterVersion},
             reader::{FileReader, SerializedFileReader},
             serialized_reader::{ReadOptionsBuilder, SerializedPageReader},
@@ -410,13 +443,18 @@ mod tests {
             .build()
     }
 
-    fn reader(file: &Bytes, data_type: &ArrowType, with_index: bool) -> DeltaReader {
+    fn metadata(file: &Bytes, with_index: bool) -> ParquetMetaData {
+        let options = ReadOptionsBuilder::new().with_encoding_stats_as_mask(false);
         let options = match with_index {
-            true => ReadOptionsBuilder::new().with_page_index(),
-            false => ReadOptionsBuilder::new(),
+            true => options.with_page_index(),
+            false => options,
         };
         let found = SerializedFileReader::new_with_options(file.clone(), options.build()).unwrap();
-        let metadata = found.metadata();
+        found.metadata().clone()
+    }
+
+    fn reader(file: &Bytes, data_type: &ArrowType, with_index: bool) -> DeltaReader {
+        let metadata = metadata(file, with_index);
         let chunk = metadata.row_group(0).column(0);
         let locations = metadata
             .offset_index()
@@ -450,6 +488,7 @@ mod tests {
                     assert_eq!(&found, &array.slice(at + skipped, selected));
                     at += skipped + selected;
                 }
+                assert!(reader.is_at_end().unwrap());
                 assert!(reader.read(&[RowSelector::select(1)]).is_err());
             }
         }
@@ -542,10 +581,26 @@ mod tests {
             &array,
             properties(Encoding::PLAIN, WriterVersion::PARQUET_1_0),
         ));
-        let found = SerializedFileReader::new(file).unwrap();
         assert_eq!(
-            encoding(found.metadata().row_group(0).column(0), &ArrowType::Int64),
+            encoding(metadata(&file, false).row_group(0).column(0), &ArrowType::Int64),
             None
         );
+    }
+
+    #[test]
+    fn rows_beyond_those_of_the_chunk_are_refused() {
+        let array: ArrayRef = Arc::new(Int64Array::from_iter_values(0..100));
+        let file = properties(Encoding::DELTA_BINARY_PACKED, WriterVersion::PARQUET_1_0);
+        let file = Bytes::from(by_arrow(&array, file));
+        let mut found = reader(&file, &ArrowType::Int64, false);
+        found.rows_left = 90;
+        assert!(found.read(&[RowSelector::select(80)]).is_ok());
+        assert!(found.read(&[RowSelector::select(20)]).is_err());
+        let mut found = reader(&file, &ArrowType::Int64, false);
+        found.rows_left = 90;
+        assert!(found.read(&[RowSelector::skip(100)]).is_err());
+        let mut found = reader(&file, &ArrowType::Int64, false);
+        assert!(found.read(&[RowSelector::select(80)]).is_ok());
+        assert!(!found.is_at_end().unwrap());
     }
 }

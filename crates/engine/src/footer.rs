@@ -7,8 +7,12 @@
 use std::sync::Arc;
 
 use dormouse_core::Result;
-use parquet::file::metadata::{
-    ColumnChunkMetaData, FooterTail, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader,
+use parquet::{
+    basic::{Encoding, PageType},
+    file::metadata::{
+        ColumnChunkMetaData, FooterTail, PageEncodingStats, PageIndexPolicy, ParquetMetaData,
+        ParquetMetaDataOptions, ParquetMetaDataReader,
+    },
 };
 
 use crate::{
@@ -54,8 +58,11 @@ pub(crate) fn read_footer(object: &RemoteObject, page_index: bool) -> Result<Arc
     thrift::check_struct(&encoded)
         .and_then(|()| check_schema_depth(&encoded))
         .map_err(|reason| object.damaged(format!("its footer {reason}")))?;
-    let mut metadata =
-        ParquetMetaDataReader::decode_metadata(&encoded).map_err(|error| object.damaged(error))?;
+    // Whole, so that a row group that is copied keeps them.
+    let mut options = ParquetMetaDataOptions::new();
+    options.set_encoding_stats_as_mask(false);
+    let mut metadata = ParquetMetaDataReader::decode_metadata_with_options(&encoded, Some(&options))
+        .map_err(|error| object.damaged(error))?;
     check(&metadata, start)
         .and_then(|()| check_counts(&metadata, object))
         .map_err(|reason| object.damaged(reason))?;
@@ -63,6 +70,17 @@ pub(crate) fn read_footer(object: &RemoteObject, page_index: bool) -> Result<Arc
         metadata = read_page_index(object, metadata)?;
     }
     Ok(Arc::new(metadata))
+}
+
+/// Whether all data pages of a chunk have an encoding, as its footer says.
+pub(crate) fn pages_are(chunk: &ColumnChunkMetaData, encoding: Encoding) -> bool {
+    let is_data = |pages: &&PageEncodingStats| {
+        pages.count > 0 && matches!(pages.page_type, PageType::DATA_PAGE | PageType::DATA_PAGE_V2)
+    };
+    chunk.page_encoding_stats().is_some_and(|pages| {
+        let mut data = pages.iter().filter(is_data).peekable();
+        data.peek().is_some() && data.all(|pages| pages.encoding == encoding)
+    })
 }
 
 /// Fetches the page index, which lies between the last page and the footer.

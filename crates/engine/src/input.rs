@@ -192,6 +192,7 @@ impl Input {
                     columns: Vec::new(),
                     table: table.clone(),
                     batch_rows: batch_rows(group, self.object.origin),
+                    is_whole: selection.is_none(),
                     selection: selection.clone().map_or_else(
                         || VecDeque::from([RowSelector::select(expected as usize)]),
                         VecDeque::from,
@@ -424,6 +425,8 @@ pub(crate) struct RowGroupReader {
     others: Option<ParquetRecordBatchReader>,
     table: TableSchema,
     batch_rows: usize,
+    /// Whether all rows are read.
+    is_whole: bool,
     /// The rows from the next one on.
     selection: VecDeque<RowSelector>,
     next_row: u64,
@@ -485,12 +488,29 @@ impl RowGroupReader {
         }))
     }
 
+    /// Checks that no column has more rows, where all are read.
+    fn check_end(&mut self) -> Result<(), ParquetError> {
+        if !self.is_whole || self.left > 0 {
+            return Ok(());
+        }
+        for column in &mut self.columns {
+            if let ColumnReader::Delta(delta) = column
+                && !delta.is_at_end()?
+            {
+                return Err(ParquetError::General(
+                    "a column has more rows than its row group".into(),
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// The next columns, and how many rows they have.
     fn read(&mut self) -> Result<Option<(Vec<ArrayRef>, usize)>, ParquetError> {
         let others = match &mut self.others {
             Some(others) => match others.next().transpose()? {
                 Some(batch) => Some(batch),
-                None => return Ok(None),
+                None => return self.check_end().map(|()| None),
             },
             None => None,
         };
@@ -499,7 +519,7 @@ impl RowGroupReader {
             .as_ref()
             .map_or(left.min(self.batch_rows), RecordBatch::num_rows);
         if rows == 0 {
-            return Ok(None);
+            return self.check_end().map(|()| None);
         }
         let selectors = take_rows(&mut self.selection, rows);
         let columns = self.columns.iter_mut().map(|column| match (column, &others) {

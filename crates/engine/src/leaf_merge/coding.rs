@@ -9,8 +9,8 @@ use parquet::{
 
 use super::source::MergeFile;
 use crate::{
-    dictionary::Dictionaries, dictionary_chunk::MAX_VALUE_BYTES, input::Input, parquet_file::flat_leaf,
-    table::TableSchema,
+    dictionary::Dictionaries, dictionary_chunk::MAX_VALUE_BYTES, footer::pages_are, input::Input,
+    parquet_file::flat_leaf, table::TableSchema,
 };
 
 /// The dictionaries that a column has in all row groups of a piece have so many bytes at most, as they are stored.
@@ -74,8 +74,7 @@ fn dictionary_bytes(
 }
 
 fn dictionary_of(chunk: &ColumnChunkMetaData) -> Option<u64> {
-    let pages = chunk.page_encoding_stats_mask()?;
-    if !pages.is_only(Encoding::RLE_DICTIONARY) {
+    if !pages_are(chunk, Encoding::RLE_DICTIONARY) {
         return None;
     }
     if chunk.column_type() == PhysicalType::BYTE_ARRAY {
@@ -113,7 +112,8 @@ mod tests {
         let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties)).unwrap();
         writer.write(&batch).unwrap();
         let bytes = Bytes::from(writer.into_inner().unwrap());
-        let file = ArrowReaderMetadata::load(&bytes, ArrowReaderOptions::new()).unwrap();
+        let options = ArrowReaderOptions::new().with_encoding_stats_as_mask(false);
+        let file = ArrowReaderMetadata::load(&bytes, options).unwrap();
         dictionary_of(file.metadata().row_group(0).column(0))
     }
 

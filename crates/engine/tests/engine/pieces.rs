@@ -113,6 +113,13 @@ async fn files_that_do_not_overlap_are_copied_row_group_by_row_group() {
                 pages.iter().map(|page| page.first_row_index).collect::<Vec<_>>()
             };
             assert_eq!(rows(&output, number), rows(&footer, group));
+            let encodings = |of: &ParquetMetaData, group: usize| {
+                let columns = of.row_group(group).columns().iter();
+                columns
+                    .map(|chunk| chunk.page_encoding_stats_mask().copied().unwrap())
+                    .collect::<Vec<_>>()
+            };
+            assert_eq!(encodings(&output, number), encodings(&footer, group));
             number += 1;
         }
     }
