@@ -27,16 +27,20 @@ use parquet::{
         statistics::{Statistics, ValueStatistics},
         writer::{SerializedPageWriter, TrackedWrite},
     },
-    schema::types::ColumnDescPtr,
+    schema::types::{ColumnDescPtr, ColumnDescriptor},
 };
 
 use crate::{bounds, chunk_bytes::ChunkBytes, hybrid};
+
+/// Whether values of a column are not inside others.
+pub(crate) fn is_flat(column: &ColumnDescriptor) -> bool {
+    column.max_rep_level() == 0 && column.max_def_level() <= 1 && column.path().parts().len() == 1
+}
 
 /// Whether chunks of a column may be put together here: its values are not inside others, of a kind known here, and
 /// described by page.
 pub(crate) fn is_writable(column: &ColumnDescPtr, properties: &WriterProperties) -> bool {
     let path = column.path();
-    let is_flat = column.max_rep_level() == 0 && column.max_def_level() <= 1 && path.parts().len() == 1;
     let is_stored = matches!(
         column.physical_type(),
         PhysicalType::BYTE_ARRAY | PhysicalType::INT32 | PhysicalType::INT64
@@ -45,7 +49,10 @@ pub(crate) fn is_writable(column: &ColumnDescPtr, properties: &WriterProperties)
         properties.compression(path),
         Compression::ZSTD(_) | Compression::UNCOMPRESSED
     );
-    is_flat && is_stored && is_compressed && properties.statistics_enabled(path) == EnabledStatistics::Page
+    is_flat(column)
+        && is_stored
+        && is_compressed
+        && properties.statistics_enabled(path) == EnabledStatistics::Page
 }
 
 /// A column chunk in memory, with its offsets from its own beginning.

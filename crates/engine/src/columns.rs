@@ -14,7 +14,7 @@ use arrow::{
 };
 use dormouse_core::Error;
 
-use crate::{joined::Joined, table::TableSchema};
+use crate::{joined::Joined, table::TableSchema, texts::Texts};
 
 /// Why an array could not take a form.
 #[derive(Debug)]
@@ -184,6 +184,13 @@ fn trimmed(offsets: &OffsetBuffer<i32>, values: &ArrayRef) -> (OffsetBuffer<i32>
     (OffsetBuffer::new(moved.into()), covered)
 }
 
+/// The error for an array of another type than its column's.
+pub(crate) fn unknown(data_type: &ArrowType) -> Error {
+    Error::internal(format!(
+        "values of type {data_type} are not those of their column"
+    ))
+}
+
 /// Appends the rows `places` of `batches`, each a batch and a row in it, as one batch, or as several where one
 /// could not hold them.
 pub(crate) fn interleave(
@@ -219,33 +226,24 @@ pub(crate) fn interleave(
     Ok(())
 }
 
-/// The offsets and bytes of columns of text, none of which has nulls.
-fn texts_of<'a>(arrays: &[&'a dyn Array]) -> Option<Vec<(&'a [i32], &'a [u8])>> {
-    let texts = arrays.iter().map(|array| match array.data_type() {
-        _ if array.null_count() > 0 => None,
-        ArrowType::Utf8 => {
-            let texts = array.as_string::<i32>();
-            Some((texts.value_offsets(), texts.value_data()))
-        }
-        ArrowType::Binary => {
-            let texts = array.as_binary::<i32>();
-            Some((texts.value_offsets(), texts.value_data()))
-        }
-        _ => None,
-    });
-    texts.collect()
+/// Columns of text, none of which has nulls.
+fn texts_of<'a>(arrays: &[&'a dyn Array]) -> Option<Vec<Texts<'a>>> {
+    let texts = arrays.iter().map(|array| Texts::of(*array).ok());
+    texts
+        .map(|texts| texts.filter(|texts| texts.nulls.is_none()))
+        .collect()
 }
 
 fn interleave_texts(
     data_type: &ArrowType,
-    texts: &[(&[i32], &[u8])],
+    texts: &[Texts<'_>],
     places: &[(usize, usize)],
 ) -> Result<ArrayRef, ArrowError> {
     let mut offsets = Vec::with_capacity(places.len() + 1);
     offsets.push(0);
     let mut end = 0_i32;
     for &(batch, row) in places {
-        let (starts, _) = texts[batch];
+        let starts = texts[batch].offsets;
         let length = starts[row + 1] - starts[row];
         let too_long = || ArrowError::OffsetOverflowError(end as usize + length as usize);
         end = end.checked_add(length).ok_or_else(too_long)?;
@@ -253,8 +251,11 @@ fn interleave_texts(
     }
     let mut joined = Joined::with_room(end as usize);
     for &(batch, row) in places {
-        let (starts, bytes) = texts[batch];
-        joined.push(bytes, starts[row] as usize..starts[row + 1] as usize);
+        let text = &texts[batch];
+        joined.push(
+            text.bytes,
+            text.offsets[row] as usize..text.offsets[row + 1] as usize,
+        );
     }
     let array = ArrayData::builder(data_type.clone())
         .len(places.len())

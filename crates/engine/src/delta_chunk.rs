@@ -13,7 +13,7 @@ use arrow::{
         TimestampSecondType,
     },
 };
-use dormouse_core::{Error, Result};
+use dormouse_core::Result;
 use parquet::{
     basic::{Encoding, Type as PhysicalType},
     file::properties::WriterProperties,
@@ -22,6 +22,7 @@ use parquet::{
 
 use crate::{
     column_chunk::{self, Bounds, ChunkWriter, ColumnChunk, PageCompressor, PageFacts},
+    columns::unknown,
     delta,
     joined::Joined,
     parquet_file::cannot_encode,
@@ -177,10 +178,8 @@ fn is_number(data_type: &ArrowType) -> bool {
 
 /// How many rows from one on, of at most `most`, have texts of `room` bytes; at least one.
 fn rows_within(array: &ArrayRef, from: usize, most: usize, room: usize) -> usize {
-    let offsets = match array.data_type() {
-        ArrowType::Utf8 => array.as_string::<i32>().value_offsets(),
-        ArrowType::Binary => array.as_binary::<i32>().value_offsets(),
-        _ => return most,
+    let Ok(Texts { offsets, .. }) = Texts::of(array) else {
+        return most;
     };
     let start = offsets[from] as usize;
     let ends = &offsets[from + 1..=from + most];
@@ -320,13 +319,6 @@ fn add_wide(array: &ArrayRef, out: &mut Vec<i64>) -> Result<()> {
 fn bounds_of<N: delta::Number>(numbers: &[N]) -> Option<Bounds> {
     let (min, max) = numbers.iter().min().zip(numbers.iter().max())?;
     Some(Bounds::Numbers((*min).into(), (*max).into()))
-}
-
-/// The error for an array of another type than its column's.
-pub(crate) fn unknown(data_type: &ArrowType) -> Error {
-    Error::internal(format!(
-        "values of type {data_type} are not those of their column"
-    ))
 }
 
 impl Tails {

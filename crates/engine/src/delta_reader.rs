@@ -9,7 +9,7 @@ use arrow::{
     array::{Array, ArrayData, ArrayRef, BinaryArray, StringArray, make_array, new_empty_array},
     buffer::{Buffer, NullBuffer, OffsetBuffer},
     compute,
-    datatypes::{DataType as ArrowType, TimeUnit},
+    datatypes::{ArrowNativeType, DataType as ArrowType, TimeUnit},
 };
 use bytes::{Buf, Bytes};
 use parquet::{
@@ -21,6 +21,7 @@ use parquet::{
 };
 
 use crate::{
+    column_chunk::is_flat,
     delta::{Number, Packed},
     footer::pages_are,
     hybrid,
@@ -34,8 +35,6 @@ const SKIPPED_ROWS: usize = 4 << 10;
 /// How the values of a chunk are told; none when it is read in another way.
 fn encoding(chunk: &ColumnChunkMetaData, data_type: &ArrowType) -> Option<Encoding> {
     let column = chunk.column_descr();
-    let is_flat =
-        column.max_rep_level() == 0 && column.max_def_level() <= 1 && column.path().parts().len() == 1;
     let encoding = match (data_type, column.physical_type()) {
         (ArrowType::Utf8 | ArrowType::Binary, PhysicalType::BYTE_ARRAY) => {
             let all = [Encoding::DELTA_LENGTH_BYTE_ARRAY, Encoding::DELTA_BYTE_ARRAY];
@@ -50,7 +49,7 @@ fn encoding(chunk: &ColumnChunkMetaData, data_type: &ArrowType) -> Option<Encodi
         }
         _ => return None,
     };
-    (is_flat && pages_are(chunk, encoding)).then_some(encoding)
+    (is_flat(column) && pages_are(chunk, encoding)).then_some(encoding)
 }
 
 /// The values of one chunk, read row by row.
@@ -263,18 +262,10 @@ impl OpenPage {
         let is_text = self.data_type == ArrowType::Utf8;
         let values = match &mut self.values {
             Values::Narrow(numbers) => {
-                let numbers = spread(take(numbers, count)?, nulls.as_ref());
-                match self.data_type {
-                    ArrowType::Decimal128(_, _) => Buffer::from_vec(widened(&numbers)),
-                    _ => Buffer::from_vec(numbers),
-                }
+                numbers_of(&self.data_type, spread(take(numbers, count)?, nulls.as_ref()))
             }
             Values::Wide(numbers) => {
-                let numbers = spread(take(numbers, count)?, nulls.as_ref());
-                match self.data_type {
-                    ArrowType::Decimal128(_, _) => Buffer::from_vec(widened(&numbers)),
-                    _ => Buffer::from_vec(numbers),
-                }
+                numbers_of(&self.data_type, spread(take(numbers, count)?, nulls.as_ref()))
             }
             Values::Texts { lengths, bytes } => {
                 let lengths = spread(take(lengths, count)?, nulls.as_ref());
@@ -283,8 +274,8 @@ impl OpenPage {
                 return texts(is_text, offsets, values, nulls);
             }
             Values::Tails(tails) => {
+                let first = tails.last.len();
                 let (lengths, values) = tails.read(count)?;
-                let first = values.len() - lengths.iter().map(|length| *length as usize).sum::<usize>();
                 let lengths = spread(lengths, nulls.as_ref());
                 let (offsets, _) = offsets(first, &lengths, values.len())?;
                 return texts(is_text, offsets, Buffer::from_vec(values), nulls);
@@ -352,11 +343,15 @@ fn spread<N: Copy + Default>(numbers: Vec<N>, nulls: Option<&NullBuffer>) -> Vec
     rows
 }
 
-fn widened<N: Number>(numbers: &[N]) -> Vec<i128> {
-    numbers
-        .iter()
-        .map(|number| i128::from((*number).into()))
-        .collect()
+/// Numbers as Arrow has them in a type.
+fn numbers_of<N: Number + ArrowNativeType>(data_type: &ArrowType, numbers: Vec<N>) -> Buffer {
+    match data_type {
+        ArrowType::Decimal128(_, _) => {
+            let wide = numbers.iter().map(|number| i128::from((*number).into()));
+            Buffer::from_vec(wide.collect::<Vec<_>>())
+        }
+        _ => Buffer::from_vec(numbers),
+    }
 }
 
 /// Where texts of these lengths begin, from `first` on, and where the last one ends: at most at `most`.

@@ -3,23 +3,24 @@
 use std::ops::Range;
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray},
+    array::{Array, AsArray},
     buffer::NullBuffer,
     datatypes::DataType as ArrowType,
 };
 use dormouse_core::Result;
 
-use crate::{column_chunk::Bounds, delta_chunk::unknown};
+use crate::{column_chunk::Bounds, columns::unknown};
 
 /// The texts of an array, null where it is.
 pub(crate) struct Texts<'a> {
     pub(crate) offsets: &'a [i32],
     pub(crate) bytes: &'a [u8],
-    nulls: Option<&'a NullBuffer>,
+    /// None where no text is null.
+    pub(crate) nulls: Option<&'a NullBuffer>,
 }
 
 impl<'a> Texts<'a> {
-    pub(crate) fn of(array: &'a ArrayRef) -> Result<Self> {
+    pub(crate) fn of(array: &'a dyn Array) -> Result<Self> {
         let (offsets, bytes) = match array.data_type() {
             ArrowType::Utf8 => {
                 let texts = array.as_string::<i32>();
@@ -111,7 +112,7 @@ pub(crate) fn common_prefix(one: &[u8], other: &[u8]) -> usize {
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::BinaryArray;
+    use arrow::array::{ArrayRef, BinaryArray};
     use proptest::prelude::*;
 
     use super::*;
